@@ -72,6 +72,7 @@ class FinalSpec(_Section):
     enabled: bool = True
     method: str = "mean"
     options: dict[str, Scalar] = Field(default_factory=dict)
+    weights: Literal["uniform", "data_size"] = "uniform"
 
 
 class RunSpec(_Section):
@@ -216,3 +217,4 @@ class Report:
     message: str = ""
     announced: Mapping[Phase, Digest] = field(default_factory=dict)
     result: Digest | None = None
+    members_digest: Digest | None = None

@@ -90,7 +90,7 @@ class Plan(_message.Message):
     def __init__(self, run: _Optional[str] = ..., version: _Optional[int] = ..., state: _Optional[str] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., epochs: _Optional[_Iterable[_Union[Epoch, _Mapping]]] = ..., proposed: _Optional[_Iterable[_Union[GlobalSet, _Mapping]]] = ..., committed: _Optional[_Iterable[_Union[GlobalSet, _Mapping]]] = ..., revoked: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
-    __slots__ = ("run", "state", "round", "plan_version", "metrics", "bytes_sent", "bytes_received", "merges_adopted", "merges_rejected", "message", "announced", "result")
+    __slots__ = ("run", "state", "round", "plan_version", "metrics", "bytes_sent", "bytes_received", "merges_adopted", "merges_rejected", "message", "announced", "result", "members_digest")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +117,7 @@ class ReportRequest(_message.Message):
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     ANNOUNCED_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     run: str
     state: str
     round: int
@@ -129,7 +130,8 @@ class ReportRequest(_message.Message):
     message: str
     announced: _containers.ScalarMap[str, str]
     result: str
-    def __init__(self, run: _Optional[str] = ..., state: _Optional[str] = ..., round: _Optional[int] = ..., plan_version: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., merges_adopted: _Optional[int] = ..., merges_rejected: _Optional[int] = ..., message: _Optional[str] = ..., announced: _Optional[_Mapping[str, str]] = ..., result: _Optional[str] = ...) -> None: ...
+    members_digest: str
+    def __init__(self, run: _Optional[str] = ..., state: _Optional[str] = ..., round: _Optional[int] = ..., plan_version: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., merges_adopted: _Optional[int] = ..., merges_rejected: _Optional[int] = ..., message: _Optional[str] = ..., announced: _Optional[_Mapping[str, str]] = ..., result: _Optional[str] = ..., members_digest: _Optional[str] = ...) -> None: ...
 
 class ReportReply(_message.Message):
     __slots__ = ("plan_version",)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bweft/protocol/v1/peer.proto\x12\x07weft.v1\"A\n\x13\x43ontributionRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x0e\n\x06wait_s\x18\x03 \x01(\x01\"S\n\x11\x43ontributionReply\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x10\n\x08\x61t_round\x18\x04 \x01(\x04\"<\n\x0eVerdictRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x0e\n\x06wait_s\x18\x03 \x01(\x01\"?\n\x0cVerdictReply\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"A\n\x13\x41nnouncementRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x0e\n\x06wait_s\x18\x03 \x01(\x01\"\x93\x01\n\x11\x41nnouncementReply\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x16\n\x0emembers_digest\x18\x03 \x01(\t\x12\x0f\n\x07members\x18\x04 \x03(\t\x12\'\n\tcommitted\x18\x05 \x03(\x0b\x32\x14.weft.v1.Contributor\x12\r\n\x05state\x18\x06 \x01(\t\"+\n\x0b\x43ontributor\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"N\n\x0cShareRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x12\n\nset_digest\x18\x02 \x01(\t\x12\r\n\x05share\x18\x03 \x01(\r\x12\x0e\n\x06wait_s\x18\x04 \x01(\x01\"+\n\nShareReply\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"!\n\x0fManifestRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"\x1d\n\rManifestPiece\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"C\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12#\n\x06ranges\x18\x02 \x03(\x0b\x32\x13.weft.v1.ChunkRange\")\n\nChunkRange\x12\r\n\x05start\x18\x01 \x01(\x04\x12\x0c\n\x04stop\x18\x02 \x01(\x04\"$\n\x05\x43hunk\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x0f\n\rStatusRequest\"-\n\x0bStatusReply\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t2\xb4\x03\n\x04Peer\x12H\n\x0c\x43ontribution\x12\x1c.weft.v1.ContributionRequest\x1a\x1a.weft.v1.ContributionReply\x12\x39\n\x07Verdict\x12\x17.weft.v1.VerdictRequest\x1a\x15.weft.v1.VerdictReply\x12H\n\x0c\x41nnouncement\x12\x1c.weft.v1.AnnouncementRequest\x1a\x1a.weft.v1.AnnouncementReply\x12\x33\n\x05Share\x12\x15.weft.v1.ShareRequest\x1a\x13.weft.v1.ShareReply\x12>\n\x08Manifest\x12\x18.weft.v1.ManifestRequest\x1a\x16.weft.v1.ManifestPiece0\x01\x12\x30\n\x05\x46\x65tch\x12\x15.weft.v1.FetchRequest\x1a\x0e.weft.v1.Chunk0\x01\x12\x36\n\x06Status\x12\x16.weft.v1.StatusRequest\x1a\x14.weft.v1.StatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bweft/protocol/v1/peer.proto\x12\x07weft.v1\"Y\n\x13\x43ontributionRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x0e\n\x06wait_s\x18\x03 \x01(\x01\x12\x16\n\x0emembers_digest\x18\x04 \x01(\t\"k\n\x11\x43ontributionReply\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x10\n\x08\x61t_round\x18\x04 \x01(\x04\x12\x16\n\x0emembers_digest\x18\x05 \x01(\t\"<\n\x0eVerdictRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x0e\n\x06wait_s\x18\x03 \x01(\x01\"?\n\x0cVerdictReply\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"A\n\x13\x41nnouncementRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x0e\n\x06wait_s\x18\x03 \x01(\x01\"\xa5\x01\n\x11\x41nnouncementReply\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x16\n\x0emembers_digest\x18\x03 \x01(\t\x12\x0f\n\x07members\x18\x04 \x03(\t\x12\'\n\tcommitted\x18\x05 \x03(\x0b\x32\x14.weft.v1.Contributor\x12\r\n\x05state\x18\x06 \x01(\t\x12\x10\n\x08promised\x18\x07 \x01(\t\"+\n\x0b\x43ontributor\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"N\n\x0cShareRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x12\n\nset_digest\x18\x02 \x01(\t\x12\r\n\x05share\x18\x03 \x01(\r\x12\x0e\n\x06wait_s\x18\x04 \x01(\x01\"+\n\nShareReply\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"!\n\x0fManifestRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"\x1d\n\rManifestPiece\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"C\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12#\n\x06ranges\x18\x02 \x03(\x0b\x32\x13.weft.v1.ChunkRange\")\n\nChunkRange\x12\r\n\x05start\x18\x01 \x01(\x04\x12\x0c\n\x04stop\x18\x02 \x01(\x04\"$\n\x05\x43hunk\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x0f\n\rStatusRequest\"-\n\x0bStatusReply\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t2\xb4\x03\n\x04Peer\x12H\n\x0c\x43ontribution\x12\x1c.weft.v1.ContributionRequest\x1a\x1a.weft.v1.ContributionReply\x12\x39\n\x07Verdict\x12\x17.weft.v1.VerdictRequest\x1a\x15.weft.v1.VerdictReply\x12H\n\x0c\x41nnouncement\x12\x1c.weft.v1.AnnouncementRequest\x1a\x1a.weft.v1.AnnouncementReply\x12\x33\n\x05Share\x12\x15.weft.v1.ShareRequest\x1a\x13.weft.v1.ShareReply\x12>\n\x08Manifest\x12\x18.weft.v1.ManifestRequest\x1a\x16.weft.v1.ManifestPiece0\x01\x12\x30\n\x05\x46\x65tch\x12\x15.weft.v1.FetchRequest\x1a\x0e.weft.v1.Chunk0\x01\x12\x36\n\x06Status\x12\x16.weft.v1.StatusRequest\x1a\x14.weft.v1.StatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,37 +32,37 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'weft.protocol.v1.peer_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CONTRIBUTIONREQUEST']._serialized_start=40
-  _globals['_CONTRIBUTIONREQUEST']._serialized_end=105
-  _globals['_CONTRIBUTIONREPLY']._serialized_start=107
-  _globals['_CONTRIBUTIONREPLY']._serialized_end=190
-  _globals['_VERDICTREQUEST']._serialized_start=192
-  _globals['_VERDICTREQUEST']._serialized_end=252
-  _globals['_VERDICTREPLY']._serialized_start=254
-  _globals['_VERDICTREPLY']._serialized_end=317
-  _globals['_ANNOUNCEMENTREQUEST']._serialized_start=319
-  _globals['_ANNOUNCEMENTREQUEST']._serialized_end=384
-  _globals['_ANNOUNCEMENTREPLY']._serialized_start=387
-  _globals['_ANNOUNCEMENTREPLY']._serialized_end=534
-  _globals['_CONTRIBUTOR']._serialized_start=536
-  _globals['_CONTRIBUTOR']._serialized_end=579
-  _globals['_SHAREREQUEST']._serialized_start=581
-  _globals['_SHAREREQUEST']._serialized_end=659
-  _globals['_SHAREREPLY']._serialized_start=661
-  _globals['_SHAREREPLY']._serialized_end=704
-  _globals['_MANIFESTREQUEST']._serialized_start=706
-  _globals['_MANIFESTREQUEST']._serialized_end=739
-  _globals['_MANIFESTPIECE']._serialized_start=741
-  _globals['_MANIFESTPIECE']._serialized_end=770
-  _globals['_FETCHREQUEST']._serialized_start=772
-  _globals['_FETCHREQUEST']._serialized_end=839
-  _globals['_CHUNKRANGE']._serialized_start=841
-  _globals['_CHUNKRANGE']._serialized_end=882
-  _globals['_CHUNK']._serialized_start=884
-  _globals['_CHUNK']._serialized_end=920
-  _globals['_STATUSREQUEST']._serialized_start=922
-  _globals['_STATUSREQUEST']._serialized_end=937
-  _globals['_STATUSREPLY']._serialized_start=939
-  _globals['_STATUSREPLY']._serialized_end=984
-  _globals['_PEER']._serialized_start=987
-  _globals['_PEER']._serialized_end=1423
+  _globals['_CONTRIBUTIONREQUEST']._serialized_end=129
+  _globals['_CONTRIBUTIONREPLY']._serialized_start=131
+  _globals['_CONTRIBUTIONREPLY']._serialized_end=238
+  _globals['_VERDICTREQUEST']._serialized_start=240
+  _globals['_VERDICTREQUEST']._serialized_end=300
+  _globals['_VERDICTREPLY']._serialized_start=302
+  _globals['_VERDICTREPLY']._serialized_end=365
+  _globals['_ANNOUNCEMENTREQUEST']._serialized_start=367
+  _globals['_ANNOUNCEMENTREQUEST']._serialized_end=432
+  _globals['_ANNOUNCEMENTREPLY']._serialized_start=435
+  _globals['_ANNOUNCEMENTREPLY']._serialized_end=600
+  _globals['_CONTRIBUTOR']._serialized_start=602
+  _globals['_CONTRIBUTOR']._serialized_end=645
+  _globals['_SHAREREQUEST']._serialized_start=647
+  _globals['_SHAREREQUEST']._serialized_end=725
+  _globals['_SHAREREPLY']._serialized_start=727
+  _globals['_SHAREREPLY']._serialized_end=770
+  _globals['_MANIFESTREQUEST']._serialized_start=772
+  _globals['_MANIFESTREQUEST']._serialized_end=805
+  _globals['_MANIFESTPIECE']._serialized_start=807
+  _globals['_MANIFESTPIECE']._serialized_end=836
+  _globals['_FETCHREQUEST']._serialized_start=838
+  _globals['_FETCHREQUEST']._serialized_end=905
+  _globals['_CHUNKRANGE']._serialized_start=907
+  _globals['_CHUNKRANGE']._serialized_end=948
+  _globals['_CHUNK']._serialized_start=950
+  _globals['_CHUNK']._serialized_end=986
+  _globals['_STATUSREQUEST']._serialized_start=988
+  _globals['_STATUSREQUEST']._serialized_end=1003
+  _globals['_STATUSREPLY']._serialized_start=1005
+  _globals['_STATUSREPLY']._serialized_end=1050
+  _globals['_PEER']._serialized_start=1053
+  _globals['_PEER']._serialized_end=1489
 # @@protoc_insertion_point(module_scope)

@@ -7,26 +7,30 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ContributionRequest(_message.Message):
-    __slots__ = ("run", "round", "wait_s")
+    __slots__ = ("run", "round", "wait_s", "members_digest")
     RUN_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     run: str
     round: int
     wait_s: float
-    def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., wait_s: _Optional[float] = ...) -> None: ...
+    members_digest: str
+    def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., wait_s: _Optional[float] = ..., members_digest: _Optional[str] = ...) -> None: ...
 
 class ContributionReply(_message.Message):
-    __slots__ = ("ready", "digest", "state", "at_round")
+    __slots__ = ("ready", "digest", "state", "at_round", "members_digest")
     READY_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     AT_ROUND_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     ready: bool
     digest: str
     state: str
     at_round: int
-    def __init__(self, ready: _Optional[bool] = ..., digest: _Optional[str] = ..., state: _Optional[str] = ..., at_round: _Optional[int] = ...) -> None: ...
+    members_digest: str
+    def __init__(self, ready: _Optional[bool] = ..., digest: _Optional[str] = ..., state: _Optional[str] = ..., at_round: _Optional[int] = ..., members_digest: _Optional[str] = ...) -> None: ...
 
 class VerdictRequest(_message.Message):
     __slots__ = ("run", "round", "wait_s")
@@ -59,20 +63,22 @@ class AnnouncementRequest(_message.Message):
     def __init__(self, run: _Optional[str] = ..., phase: _Optional[str] = ..., wait_s: _Optional[float] = ...) -> None: ...
 
 class AnnouncementReply(_message.Message):
-    __slots__ = ("ready", "digest", "members_digest", "members", "committed", "state")
+    __slots__ = ("ready", "digest", "members_digest", "members", "committed", "state", "promised")
     READY_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    PROMISED_FIELD_NUMBER: _ClassVar[int]
     ready: bool
     digest: str
     members_digest: str
     members: _containers.RepeatedScalarFieldContainer[str]
     committed: _containers.RepeatedCompositeFieldContainer[Contributor]
     state: str
-    def __init__(self, ready: _Optional[bool] = ..., digest: _Optional[str] = ..., members_digest: _Optional[str] = ..., members: _Optional[_Iterable[str]] = ..., committed: _Optional[_Iterable[_Union[Contributor, _Mapping]]] = ..., state: _Optional[str] = ...) -> None: ...
+    promised: str
+    def __init__(self, ready: _Optional[bool] = ..., digest: _Optional[str] = ..., members_digest: _Optional[str] = ..., members: _Optional[_Iterable[str]] = ..., committed: _Optional[_Iterable[_Union[Contributor, _Mapping]]] = ..., state: _Optional[str] = ..., promised: _Optional[str] = ...) -> None: ...
 
 class Contributor(_message.Message):
     __slots__ = ("node", "digest")

@@ -1,0 +1,87 @@
+"""The errors of checkpoints; each derives from a family of `weft.errors`."""
+
+from weft.errors import Corrupt, Exhausted, InvalidInput, NotFound, Refused
+
+
+class BadSchema(InvalidInput):
+    """A name, dtype or shape that no checkpoint of ours may have."""
+
+
+class SchemaMismatch(Refused):
+    """The tensors are not those of the model that was expected."""
+
+
+class MissingCheckpoint(NotFound):
+    """No checkpoint at that path."""
+
+
+class MissingTensor(NotFound):
+    """The checkpoint has no tensor of that name."""
+
+
+class UnsupportedFile(InvalidInput):
+    """A file or folder of another kind: a pickle, an archive, a web page."""
+
+
+class MalformedFile(Corrupt):
+    """A file that claims to be safetensors and breaks its rules."""
+
+
+class BadTensor(InvalidInput):
+    """Tensors that do not fit the schema that they are written under."""
+
+
+class BadPath(InvalidInput):
+    """A path that cannot be read or written."""
+
+
+class DiskFull(Exhausted):
+    """No room on the disk, in the quota, or under the limit of a file's size."""
+
+
+class TooLarge(Exhausted):
+    """More tensors, chunks or bytes than a manifest may have."""
+
+
+class BadManifest(Corrupt):
+    """Bytes that are not the canonical manifest of an artifact."""
+
+
+class BadChunk(Corrupt):
+    """A chunk whose length or digest is not what the manifest says."""
+
+
+class BadEncoding(Corrupt):
+    """Encoded bytes that do not decode to the tensor that they stand for."""
+
+
+class CorruptArtifact(Corrupt):
+    """An object of the store whose bytes are not those of its digest."""
+
+
+class UnknownCodec(InvalidInput):
+    """No codec of that name."""
+
+
+class WrongBase(Refused):
+    """A delta was taken against another base than the one at hand."""
+
+
+class WrongKind(Refused):
+    """The artifact is of another kind than the one asked for."""
+
+
+class BadDigest(InvalidInput):
+    """Not the name of an artifact: 64 hexadecimal digits in lower case."""
+
+
+class MissingArtifact(NotFound):
+    """The store does not hold that artifact."""
+
+
+class IncompleteArtifact(Refused):
+    """Chunks are still missing."""
+
+
+class NotAStore(InvalidInput):
+    """A folder that is no store, or one of another format."""

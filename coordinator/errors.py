@@ -1,0 +1,59 @@
+"""The coordinator's own errors, each of one of the families in `weft.errors`."""
+
+from weft.errors import Corrupt, Exhausted, NotFound, Refused, Unavailable, WeftError
+
+
+class RunNotFound(NotFound):
+    """No run of that name."""
+
+
+class NotAMember(NotFound):
+    """The node has not joined the run."""
+
+
+class RunExists(Refused):
+    """Another run has that name already."""
+
+
+class WrongBase(Refused):
+    """The node holds another base, or another schema, than the run."""
+
+
+class RunClosed(Refused):
+    """Not in the state that the run is in."""
+
+
+class RunHalted(Refused):
+    """The coordinator's database is older than the run; it touches nothing."""
+
+
+class Contradiction(Refused):
+    """A node says something else than it said before; the first word holds."""
+
+
+class DataFolderInUse(Refused):
+    """Another coordinator holds the lock of the data folder."""
+
+
+class WrongDatabase(Refused):
+    """The database is not the one that the data folder belongs to."""
+
+
+class Superseded(Refused):
+    """Another coordinator wrote to the same database; this one must stop."""
+
+
+class NotYet(Unavailable):
+    """Newly started, the coordinator first waits to hear from the members."""
+
+
+class DatabaseFull(Exhausted):
+    """No space for a change; nothing was changed."""
+
+
+class DatabaseDamaged(Corrupt):
+    """The database is missing, truncated, or its rows are not what was written."""
+
+
+class StorageFailed(WeftError):
+    """The database failed in a way that leaves open what is on the disk."""

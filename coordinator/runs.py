@@ -1,0 +1,304 @@
+"""All runs of a coordinator: one writer, many watchers.
+
+The shell around `membership.advance`: it keeps each change before anybody sees
+it, wakes who watches, and knows who has been heard of. Everything runs on one
+event loop; only the repository blocks, in a thread.
+
+    runs = await Runs.open(repository, clock=time.monotonic, wall=time.time)
+    record = await runs.happen(name, Joined(node=node, address=address))
+    plan = await runs.newer_plan(name, version=3, timeout_s=5.0)
+
+Figures that nodes report (metrics, bytes, words) are for people: they are kept
+in memory only, and so is the round of a member until the next change of its run
+takes it along. A report that says nothing else is not written at all; what a
+crash loses of it, the node's next report brings again.
+"""
+
+import asyncio
+import difflib
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import dataclass, field
+
+import structlog
+
+from weft.coordinator import global_sets
+from weft.coordinator.admission import require_member, require_serving
+from weft.coordinator.errors import DatabaseFull, NotYet, RunExists, RunNotFound
+from weft.coordinator.leases import Leases, Waits
+from weft.coordinator.membership import advance, create, needs_current_rounds
+from weft.coordinator.records import (
+    Created,
+    Event,
+    Joined,
+    LeasesExpired,
+    Left,
+    Reported,
+    Revoked,
+    RunRecord,
+    SetOverdue,
+)
+from weft.coordinator.repository import Change, Repository
+from weft.protocol.run import NodeId, Phase, Plan, Report, RunName, RunSpec, RunState
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass
+class LiveRun:
+    """A run as it is kept, and what is known of it only while we live."""
+
+    record: RunRecord
+    leases: Leases
+    waits: Waits = field(default_factory=Waits)
+    reports: dict[NodeId, Report] = field(default_factory=dict)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Runs:
+    """See the module; `open` builds one."""
+
+    def __init__(
+        self, repository: Repository, clock: Callable[[], float], wall: Callable[[], float]
+    ) -> None:
+        self._repository = repository
+        self._clock = clock
+        self._wall = wall
+        self._live: dict[RunName, LiveRun] = {}
+        self._writing = asyncio.Lock()
+        self._changes: set[asyncio.Task[RunRecord]] = set()
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @classmethod
+    async def open(
+        cls, repository: Repository, *, clock: Callable[[], float], wall: Callable[[], float]
+    ) -> "Runs":
+        """Load all runs; each member gets a fresh, full lease.
+
+        Args:
+            repository: where the runs are; nobody else may write to it.
+            clock: seconds of a monotonic clock.
+            wall: seconds since 1970, for people.
+
+        Raises:
+            DatabaseDamaged, StorageFailed: see the repository.
+        """
+        runs = cls(repository, clock, wall)
+        for record in (await asyncio.to_thread(repository.load)).values():
+            runs._accept(record)
+        return runs
+
+    @property
+    def now(self) -> float:
+        """The monotonic clock."""
+        return self._clock()
+
+    def live(self, run: RunName) -> LiveRun:
+        """A run with what is known of it now.
+
+        Raises:
+            RunNotFound: names the nearest one.
+        """
+        found = self._live.get(run)
+        if found is None:
+            near = difflib.get_close_matches(run, self._live, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise RunNotFound(f"no run of the name {run!r}{meant} (weft run list shows all)")
+        return found
+
+    def all(self) -> list[LiveRun]:
+        """All runs, sorted by name."""
+        return [self._live[name] for name in sorted(self._live)]
+
+    async def create(self, spec: RunSpec) -> RunRecord:
+        """Make a run; the same specification again is the same run.
+
+        Raises:
+            RunExists: a run of that name and another specification.
+        """
+        return await self._shielded(self._create(spec))
+
+    async def happen(self, run: RunName, event: Event) -> RunRecord:
+        """Let an event happen to a run, durably, and tell who watches.
+
+        A caller that goes away meanwhile does not stop it half-way.
+
+        Raises:
+            RunNotFound: no such run.
+            NotYet: the rounds of the members are not known yet.
+            WeftError: what `advance` refuses, what the repository cannot keep.
+        """
+        return await self._shielded(self._happen(run, event))
+
+    async def report(self, run: RunName, node: NodeId, report: Report) -> RunRecord:
+        """Take a member's report: renew its lease, note its figures, act on its words.
+
+        Raises:
+            NotAMember: it has not joined.
+            RunHalted: the node holds a newer plan than we do.
+            WeftError: as `happen`.
+        """
+        live = self.live(run)
+        require_member(live.record, node)
+        live.leases.renew(node, self._clock())
+        live.reports[node] = report
+        record = await self.happen(run, Reported.of(node, report))
+        require_serving(record)
+        return record
+
+    async def newer_plan(self, run: RunName, *, version: int, timeout_s: float) -> Plan:
+        """The plan once it is newer than a version; the plan as it is past the timeout.
+
+        Raises:
+            RunNotFound, RunHalted: as they say, also while waiting.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                while (plan := self._served(run).plan).version <= version:
+                    await self.live(run).changed.wait()
+        except TimeoutError:
+            plan = self._served(run).plan
+        return plan
+
+    async def pass_time(self, *, expected_s: float) -> None:
+        """What only time brings: leases over, global sets overdue; to be called regularly.
+
+        Args:
+            expected_s: the usual time between two calls. A much longer one means that
+                this process was stopped: then every lease begins anew.
+        """
+        now = self._clock()
+        for live in self.all():
+            if live.leases.pass_time(now, expected_s=expected_s):
+                log.warning("this process stood still; fresh leases", run=live.record.name)
+            if live.record.plan.state is RunState.RUNNING:
+                await self._pass_time(live, now)
+
+    async def revoke(self, serials: Collection[str]) -> None:
+        """Write the revoked certificates into the plan of every run that goes on."""
+        event = Revoked(serials=tuple(sorted(serials)))
+        for live in self.all():
+            await self._unless_full(live.record.name, event)
+
+    async def failure(self) -> None:
+        """Wait for the error after which nobody may go on, and raise it."""
+        await asyncio.shield(self._failure)
+
+    async def close(self) -> None:
+        """Wait for the changes under way, then let go of the repository."""
+        if self._changes:
+            await asyncio.wait(self._changes)
+        if self._failure.done():
+            self._failure.exception()
+        await asyncio.to_thread(self._repository.close)
+
+    async def _shielded(self, change: Coroutine[None, None, RunRecord]) -> RunRecord:
+        """A change whose caller may go away: what is begun is finished, in order."""
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[RunRecord]) -> None:
+        self._changes.discard(task)
+        if not task.cancelled():
+            task.exception()  # the caller may have gone; what counts is in `_failure`
+
+    async def _create(self, spec: RunSpec) -> RunRecord:
+        async with self._writing:
+            name = RunName(spec.name)
+            if name in self._live:
+                return _same_run(self._live[name].record, spec)
+            at = self._wall()
+            record = create(spec, at=at)
+            await self._commit(Change(event=Created(spec=spec), after=record, at=at))
+            self._accept(record)
+            return record
+
+    async def _happen(self, run: RunName, event: Event) -> RunRecord:
+        async with self._writing:
+            live = self.live(run)
+            self._require_rounds(live, event)
+            after = advance(live.record, event)
+            if after.revision != live.record.revision:
+                await self._commit(Change(event=event, after=after, at=self._wall()))
+            if after is not live.record:
+                self._accept(after)
+            if isinstance(event, Joined):
+                live.leases.grant(event.node, self._clock())
+            return after
+
+    def _require_rounds(self, live: LiveRun, event: Event) -> None:
+        if not needs_current_rounds(live.record, event):
+            return
+        unheard = set(live.record.present).intersection(live.leases.unheard(self._clock()))
+        if isinstance(event, Joined | Left):
+            unheard.discard(event.node)
+        if unheard:
+            raise NotYet(
+                f"run {live.record.name}: the coordinator has just started and does not know the "
+                f"rounds of {', '.join(sorted(unheard)[:10])} yet; try again in a moment"
+            )
+
+    async def _commit(self, change: Change) -> None:
+        try:
+            await asyncio.to_thread(self._repository.commit, change)
+        except DatabaseFull:
+            raise
+        except Exception as error:
+            # What is stored is not known any more, so nothing may build on it.
+            if not self._failure.done():
+                self._failure.set_exception(error)
+            raise
+
+    def _accept(self, after: RunRecord) -> None:
+        """What is kept is now so: leases for new members, and everybody is told."""
+        now = self._clock()
+        name = after.name
+        if name not in self._live:
+            leases = Leases(after.members, lease_s=after.spec.lease_s, now=now)
+            self._live[name] = LiveRun(record=after, leases=leases)
+        live = self._live[name]
+        for node in live.record.members.keys() - after.members.keys():
+            live.leases.forget(node)
+            live.reports.pop(node, None)
+        before, live.record = live.record, after
+        if before.plan != after.plan:
+            self._tell(live, before)
+
+    def _tell(self, live: LiveRun, before: RunRecord) -> None:
+        live.changed.set()
+        live.changed = asyncio.Event()
+        plan = live.record.plan
+        if plan.state is not before.plan.state:
+            log.info("run", run=plan.run, state=plan.state, message=live.record.message)
+        log.debug("plan", run=plan.run, version=plan.version, members=len(plan.members))
+
+    def _served(self, run: RunName) -> RunRecord:
+        record = self.live(run).record
+        require_serving(record)
+        return record
+
+    async def _pass_time(self, live: LiveRun, now: float) -> None:
+        name, spec = live.record.name, live.record.spec
+        silent = live.leases.expired(now)
+        if silent:
+            await self._unless_full(name, LeasesExpired(nodes=silent))
+        live.waits.watch([p for p in Phase if global_sets.is_open(live.record, p)], now)
+        for phase in live.waits.overdue(spec.merge.deadline_s, now):
+            await self._unless_full(name, SetOverdue(phase=phase, silent=silent))
+
+    async def _unless_full(self, run: RunName, event: Event) -> None:
+        """On a full disk time brings the same event again; there is nobody to tell but the log."""
+        try:
+            await self.happen(run, event)
+        except DatabaseFull as error:
+            log.error("not kept", run=run, what=type(event).__name__, reason=str(error))
+
+
+def _same_run(record: RunRecord, spec: RunSpec) -> RunRecord:
+    if record.spec.digest != spec.digest:
+        raise RunExists(
+            f"a run {spec.name!r} exists already with another specification "
+            f"({record.spec.digest[:12]}, this one is {spec.digest[:12]}); choose another name"
+        )
+    return record

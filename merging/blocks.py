@@ -1,0 +1,127 @@
+"""Merging one block of one tensor, whatever kind of method it is.
+
+The one place where the kinds differ for a caller: the engine, which streams files, and
+the simulator both come through here.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from weft.merging.errors import CannotMerge
+from weft.merging.folding import FoldState
+from weft.merging.method import Facts, Fold, Joint, Method, Sequential
+from weft.merging.monoids import Shape
+from weft.merging.tally import Tally
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """What is merged: a block of a tensor, or all of it.
+
+    Attributes:
+        name: of the tensor.
+        tensor_shape: of the whole tensor.
+        shape: of the block; the same where the method's scope is matrix.
+        base: the base's block, float64, where there is one.
+    """
+
+    name: str
+    tensor_shape: Shape
+    shape: Shape
+    base: Tensor | None = None
+
+
+def merge_block(
+    method: Method, block: Block, deltas: Iterable[Tensor], facts: Sequence[Facts]
+) -> Tensor:
+    """The merged task vector of one block.
+
+    Args:
+        method: a fold, a sequential or a joint method.
+        block: which block.
+        deltas: one task vector a contribution, float64, of the block's shape. Iterated
+            once a phase; folds and sequential methods keep one in memory at a time.
+        facts: one for each task vector. Those of weight zero are left out.
+
+    Returns:
+        Float64, of the block's shape.
+
+    Raises:
+        CannotMerge: nothing to merge, or the method does not merge.
+        NonFinite, OutOfBound, FoldFull: what a fold refuses.
+    """
+    if all(fact.weight == 0 for fact in facts):
+        raise CannotMerge(f"tensor {block.name!r}: no contribution has a weight other than zero")
+    if isinstance(method, Fold):
+        return _fold(method, block, deltas, facts)
+    if isinstance(method, Sequential):
+        return _absorb(method, block, deltas, facts)
+    if isinstance(method, Joint):
+        return _merge(method, block, deltas, facts)
+    raise CannotMerge(f"{type(method).__name__} changes one task vector; it does not merge several")
+
+
+def in_proportion(method: Method, facts: Sequence[Facts]) -> list[Facts]:
+    """Bring the largest weight near one, where only proportions matter to the method.
+
+    Numbers of samples would otherwise leave the grid of an exact sum, and small shares
+    use little of it. The factor is a power of two, so proportions stay exact, and it
+    depends on the set of weights only, not on their order.
+    """
+    largest = max((abs(fact.weight) for fact in facts), default=0.0)
+    if not method.proportional or largest == 0:
+        return list(facts)
+    shift = 1 - math.frexp(largest)[1]
+    return [replace(fact, weight=math.ldexp(fact.weight, shift)) for fact in facts]
+
+
+def _fold(method: Fold, block: Block, deltas: Iterable[Tensor], facts: Sequence[Facts]) -> Tensor:
+    state = _phase(method, block, deltas, facts, 0, {})
+    for phase in range(1, method.phases):
+        state = _phase(method, block, deltas, facts, phase, state.values())
+    return state.finish(block.base)
+
+
+def _phase(
+    method: Fold,
+    block: Block,
+    deltas: Iterable[Tensor],
+    facts: Sequence[Facts],
+    phase: int,
+    previous: Mapping[str, Tensor],
+) -> FoldState:
+    state = FoldState.zero(
+        method,
+        block.name,
+        block.shape,
+        tensor_shape=block.tensor_shape,
+        phase=phase,
+        previous=previous,
+    )
+    for delta, fact in zip(deltas, facts, strict=True):
+        state.add(delta, fact)
+    return state
+
+
+def _absorb(
+    method: Sequential, block: Block, deltas: Iterable[Tensor], facts: Sequence[Facts]
+) -> Tensor:
+    state = method.init(block.name, block.shape, block.base)
+    tally = Tally()
+    for delta, fact in zip(deltas, facts, strict=True):
+        if fact.weight != 0:
+            state = method.absorb(block.name, state, delta, fact)
+            tally.add(fact.weight)
+    return method.result(block.name, state, tally.totals)
+
+
+def _merge(method: Joint, block: Block, deltas: Iterable[Tensor], facts: Sequence[Facts]) -> Tensor:
+    pairs = [pair for pair in zip(deltas, facts, strict=True) if pair[1].weight != 0]
+    if not method.ordered:
+        pairs.sort(key=lambda pair: pair[1].contribution)
+    return method.merge(
+        block.name, [delta for delta, _ in pairs], [fact for _, fact in pairs], block.base
+    )

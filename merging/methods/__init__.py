@@ -1,0 +1,1 @@
+"""One file a method; `weft.merging.registry` knows them by name."""

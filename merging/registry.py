@@ -1,0 +1,119 @@
+"""Every merge method by name: a table that one can read from top to bottom.
+
+Nothing is imported before a method is asked for, so listing them costs nothing.
+
+>>> create("mean", bound=8192.0)
+Mean(bound=8192.0)
+"""
+
+import difflib
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from weft.merging.errors import BadOption, UnknownMethod
+
+if TYPE_CHECKING:
+    from weft.merging.method import Method
+
+
+class Kind(StrEnum):
+    """Which contract of `weft.merging.method` a method keeps."""
+
+    FOLD = "fold"
+    SEQUENTIAL = "sequential"
+    JOINT = "joint"
+    TRANSFORM = "transform"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One method: its name, where it is, what it is, whose it is."""
+
+    name: str
+    module: str
+    class_name: str
+    kind: Kind
+    paper: str
+
+    def load(self) -> "type[Method]":
+        """The method's class; imports its module."""
+        found: type[Method] = getattr(import_module(self.module), self.class_name)
+        return found
+
+
+TABLE = (
+    Entry("ema", "weft.merging.methods.ema", "Ema", Kind.SEQUENTIAL, "arXiv:2408.14471"),
+    Entry("magmax", "weft.merging.methods.magmax", "MagMax", Kind.FOLD, "arXiv:2407.06322"),
+    Entry("mean", "weft.merging.methods.mean", "Mean", Kind.FOLD, "arXiv:2203.05482"),
+    Entry(
+        "task_arithmetic",
+        "weft.merging.methods.task_arithmetic",
+        "TaskArithmetic",
+        Kind.FOLD,
+        "arXiv:2212.04089",
+    ),
+)
+
+
+class Registry:
+    """A table of methods, looked up by name."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._entries = {entry.name: entry for entry in entries}
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._entries)
+
+    def entry(self, name: str) -> Entry:
+        """The method of that name.
+
+        Raises:
+            UnknownMethod: there is none; names the nearest one.
+        """
+        found = self._entries.get(name)
+        if found is None:
+            raise UnknownMethod(f"no merge method is called {name!r}{_hint(name, self.names())}")
+        return found
+
+    def create(self, name: str, **options: object) -> "Method":
+        """A method with its hyperparameters; what is not given has its default.
+
+        Raises:
+            UnknownMethod: no such method.
+            BadOption: no such hyperparameter, or not with this value.
+        """
+        method = self.entry(name).load()
+        known = list(inspect.signature(method).parameters)
+        for option in options:
+            if option not in known:
+                raise BadOption(f"method {name!r} has no option {option!r}{_hint(option, known)}")
+        return method(**options)
+
+
+def _hint(wrong: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(wrong, known, n=1)
+    meant = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"{meant} (known: {', '.join(known) or 'none'})"
+
+
+_REGISTRY = Registry(TABLE)
+
+
+def names() -> list[str]:
+    """The names of all methods, sorted."""
+    return _REGISTRY.names()
+
+
+def entry(name: str) -> Entry:
+    """The table's line for a method; see `Registry.entry`."""
+    return _REGISTRY.entry(name)
+
+
+def create(name: str, **options: object) -> "Method":
+    """A method with its hyperparameters; see `Registry.create`."""
+    return _REGISTRY.create(name, **options)

@@ -1,0 +1,1 @@
+"""Small tensors gathered from a model's activations, folded over nodes."""

@@ -1,0 +1,34 @@
+"""Which of the three ways to train a configuration asks for."""
+
+from pathlib import Path
+
+from weft.errors import InvalidInput
+from weft.node.command_trainer import CommandTrainer
+from weft.node.config import TrainConfig
+from weft.node.folder_trainer import FolderTrainer
+from weft.node.training import TrainerBackend, TrainingProcess
+
+
+def backend_for(config: TrainConfig, *, folder: Path, data: Path) -> TrainerBackend:
+    """The trainer of a node; not started yet.
+
+    Args:
+        config: the `[train]` section.
+        folder: where the user's module is looked for, and commands run.
+        data: the node's data folder; what training prints is kept there.
+    """
+    log_file = data / "training.log"
+    if config.trainer is not None:
+        return TrainingProcess(
+            config.trainer,
+            folder=folder,
+            options=config.options,
+            device=config.device,
+            threads=config.threads,
+            log_file=log_file,
+        )
+    if config.command is not None:
+        return CommandTrainer(config.command, folder=folder, log_file=log_file)
+    if config.folder is not None:
+        return FolderTrainer(config.folder)
+    raise InvalidInput("[train] names no trainer, no command and no folder")

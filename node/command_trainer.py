@@ -1,0 +1,321 @@
+"""Training as a command: a program of its own, in any language, on any launcher.
+
+    train.command = "torchrun train.py --from {checkpoint_in} --to {checkpoint_out}"
+
+The command is split into words as a shell would, but no shell runs it; then these
+are filled in, each into its word:
+
+    {checkpoint_in}    safetensors file to start from
+    {checkpoint_out}   where to write the trained one: the same names, shapes, dtypes
+    {round} {seed}     numbers
+    {state_in}         what the command kept last time, or nothing; its own format
+    {state_out}        where to keep something for the next round, a file or a folder
+    {metrics_out}      where to write a JSON object of numbers, if it likes
+    {fresh_optimizer}  1: do not go on with the old optimizer; else 0
+
+An exit status other than 0 is a failed training; so is a checkpoint that is
+missing, of another shape, or not finite. An evaluation command, if there is one,
+gets {checkpoint_in} and {metrics_out}.
+"""
+
+import asyncio
+import json
+import math
+import os
+import shlex
+import shutil
+import string
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from weft.errors import TrainingFailed
+from weft.node.child_processes import obituary, output_to
+from weft.node.errors import BadTrainer, NoInitialModel, NotFinite, TrainerDied, TrainerStopped
+from weft.node.trainer import Metrics
+from weft.node.training_messages import TrainerFacts, TrainRequest, TrainResult
+
+log = structlog.get_logger(__name__)
+
+TRAIN_FIELDS: Final = (
+    "checkpoint_in",
+    "checkpoint_out",
+    "round",
+    "seed",
+    "state_in",
+    "state_out",
+    "metrics_out",
+    "fresh_optimizer",
+)
+EVALUATE_FIELDS: Final = ("checkpoint_in", "metrics_out")
+
+
+class CommandTrainer:
+    """A `TrainerBackend` that runs a command a round.
+
+    Args:
+        command: with the fields of the module's table.
+        folder: where the command runs.
+        evaluate_command: likewise, to measure a checkpoint.
+        data_size: how many samples this node has, if it says so.
+        timeout_s: a command that runs longer is ended; None: none.
+        grace_s: between asking a command to end and killing it.
+        log_file: where commands print to; None: this process's stderr.
+
+    Raises:
+        BadTrainer: no such program, an unknown field, or one that is needed lacks.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        *,
+        folder: Path,
+        evaluate_command: str | None = None,
+        data_size: int | None = None,
+        timeout_s: float | None = None,
+        grace_s: float = 5.0,
+        log_file: Path | None = None,
+    ) -> None:
+        self._folder = folder
+        self._train = _words(command, TRAIN_FIELDS, ("checkpoint_in", "checkpoint_out"), folder)
+        self._evaluate = None
+        if evaluate_command is not None:
+            self._evaluate = _words(evaluate_command, EVALUATE_FIELDS, EVALUATE_FIELDS, folder)
+        self._data_size = data_size
+        self._timeout_s, self._grace_s = timeout_s, grace_s
+        self._log_file = log_file
+        self._lock = asyncio.Lock()
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopped = False
+
+    async def start(self) -> TrainerFacts:
+        """See `TrainerBackend`; nothing is started before the first round."""
+        return TrainerFacts(
+            name=self._train[0],
+            device="its own",
+            evaluates=self._evaluate is not None,
+            keeps_state=any("{state_out}" in word for word in self._train),
+            data_size=self._data_size,
+        )
+
+    async def train(self, request: TrainRequest) -> TrainResult:
+        """See `TrainerBackend`."""
+        async with self._lock:
+            scratch = request.model_out.with_name(f"{request.model_out.name}.work")
+            await asyncio.to_thread(_fresh_folder, scratch)
+            began = time.monotonic()
+            when = f"round {request.round}"
+            await self._run(_filled(self._train, _values(request, scratch)), when)
+            seconds = time.monotonic() - began
+            metrics = read_metrics(scratch / "metrics.json", when)
+            has_state = await asyncio.to_thread(take_result, scratch, request, when)
+            return TrainResult(
+                metrics=metrics, seconds=seconds, data_size=self._data_size, has_state=has_state
+            )
+
+    async def evaluate(self, model: Path) -> Metrics | None:
+        """See `TrainerBackend`."""
+        if self._evaluate is None:
+            return None
+        async with self._lock:
+            scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="weft-evaluate-"))
+            metrics, when = scratch / "metrics.json", f"evaluating {model.name}"
+            words = _filled(self._evaluate, _evaluation_values(model, metrics))
+            try:
+                await self._run(words, when)
+                return read_metrics(metrics, when)
+            finally:
+                await asyncio.to_thread(_remove, scratch)
+
+    async def calibrate(self, model: Path, moments_out: Path) -> bool:
+        """See `TrainerBackend`: a command has no calibration data to give."""
+        return False
+
+    async def re_estimate(self, model_in: Path, model_out: Path) -> bool:
+        """See `TrainerBackend`: a command has no calibration data to give."""
+        return False
+
+    async def initial_model(self, path: Path, seed: int) -> None:
+        """See `TrainerBackend`."""
+        raise NoInitialModel(
+            f"the training command {self._train[0]!r} cannot make a first model; "
+            "create the run with a base checkpoint"
+        )
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """See `TrainerBackend`; the command itself was given its grace when built."""
+        self._stopped = True
+        if self._process is not None:
+            await _ended(self._process)
+
+    async def _run(self, words: list[str], when: str) -> None:
+        log.info("training command", when=when, command=shlex.join(words))
+        self._stopped = False
+        self._process = await self._started(words)
+        try:
+            status = await asyncio.wait_for(self._process.wait(), self._timeout_s)
+        except TimeoutError:
+            raise TrainerDied(
+                f"{when}: the command ran longer than {self._timeout_s:g} s and was ended"
+            ) from None
+        finally:
+            await asyncio.shield(_ended(self._process))
+            self._process = None
+        if self._stopped:
+            raise TrainerStopped(f"{when}: the command was stopped while it worked")
+        if status != 0:
+            raise TrainerDied(f"{when}: {obituary('the command', status, self._log_file)}")
+
+    async def _started(self, words: list[str]) -> asyncio.subprocess.Process:
+        between = (sys.executable, "-P", "-m", "weft.node.command_process", str(self._grace_s))
+        with output_to(self._log_file) as output:
+            return await asyncio.create_subprocess_exec(
+                *between,
+                "--",
+                *words,
+                cwd=self._folder,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+
+def read_metrics(path: Path, when: str) -> Metrics:
+    """A JSON object of numbers; empty where there is no such file.
+
+    Raises:
+        TrainingFailed: something else is in it.
+        NotFinite: a loss that is NaN or infinite.
+    """
+    if not path.exists():
+        return {}
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise TrainingFailed(f"{when}: {path} is not JSON: {error}") from error
+    if not isinstance(document, dict) or not all(_is_number(v) for v in document.values()):
+        raise TrainingFailed(f"{when}: {path} is not a JSON object of numbers")
+    lost = [name for name, value in document.items() if not math.isfinite(value)]
+    if any("loss" in name.lower() for name in lost):
+        raise NotFinite(f"{when}: {lost[0]} = {document[lost[0]]}; nothing is kept")
+    return {name: float(value) for name, value in document.items() if name not in lost}
+
+
+def take_result(scratch: Path, request: TrainRequest, when: str) -> bool:
+    """Check what a program wrote into a folder and move it to where the request wants it.
+
+    Blocks. `scratch` holds `model.safetensors` and perhaps `state`; it is gone then.
+
+    Returns:
+        Whether there was a state.
+
+    Raises:
+        TrainingFailed: no checkpoint, or one that cannot be merged.
+    """
+    from weft.checkpoints.disk import sync_folder
+    from weft.node.model_files import require_sound_file
+
+    model, state = scratch / "model.safetensors", scratch / "state"
+    if not model.exists():
+        raise TrainingFailed(f"{when}: the training ended well, but wrote no checkpoint to {model}")
+    require_sound_file(model, request.model_in, f"{when}: after training")
+    has_state = state.exists()
+    _remove(request.state_out)
+    for written, final in ((state, request.state_out), (model, request.model_out)):
+        if written.exists():
+            _sync_tree(written)
+            _remove(final)
+            os.replace(written, final)
+    sync_folder(request.model_out.parent)
+    shutil.rmtree(scratch)
+    return has_state
+
+
+def _values(request: TrainRequest, scratch: Path) -> dict[str, str]:
+    work = scratch.absolute()
+    return {
+        "checkpoint_in": str(request.model_in.absolute()),
+        "checkpoint_out": str(work / "model.safetensors"),
+        "round": str(request.round),
+        "seed": str(request.seed),
+        "state_in": "" if request.state_in is None else str(request.state_in.absolute()),
+        "state_out": str(work / "state"),
+        "metrics_out": str(work / "metrics.json"),
+        "fresh_optimizer": str(int(request.fresh_optimizer)),
+    }
+
+
+def _evaluation_values(model: Path, metrics: Path) -> dict[str, str]:
+    return {"checkpoint_in": str(model.absolute()), "metrics_out": str(metrics)}
+
+
+def _words(
+    command: str, allowed: tuple[str, ...], needed: tuple[str, ...], folder: Path
+) -> list[str]:
+    try:
+        words = shlex.split(command)
+        used = {name for word in words for _, name, _, _ in string.Formatter().parse(word)}
+    except ValueError as error:
+        raise BadTrainer(f"training command {command!r}: {error}") from error
+    unknown = sorted(name for name in used if name is not None and name not in allowed)
+    if unknown:
+        raise BadTrainer(
+            f"training command {command!r}: unknown field {{{unknown[0]}}}; "
+            f"there are {', '.join(allowed)} (write {{{{ for a brace)"
+        )
+    missing = [name for name in needed if name not in used]
+    if missing:
+        raise BadTrainer(f"training command {command!r} lacks {{{missing[0]}}}; put it in")
+    if not words or not _program(words[0], folder):
+        raise BadTrainer(
+            f"training command {command!r}: no program {words[0] if words else ''!r} "
+            f"in {folder} or on PATH"
+        )
+    return words
+
+
+def _program(name: str, folder: Path) -> bool:
+    return shutil.which(folder / name if "/" in name else name) is not None
+
+
+def _filled(words: list[str], values: Mapping[str, str]) -> list[str]:
+    return [word.format_map(values) for word in words]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    # Closing its input makes the process between take the command down.
+    if process.stdin is not None:
+        process.stdin.close()
+    await process.wait()
+
+
+def _fresh_folder(folder: Path) -> None:
+    _remove(folder)
+    folder.mkdir(parents=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync_tree(path: Path) -> None:
+    for item in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        descriptor = os.open(item, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,352 @@
+"""`weft node`: builds a node from its configuration and lets it live.
+
+The composition root. Objects are made here and handed to each other; what they
+do is in their own modules, and `weft.node.rounds` tells the story.
+"""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+
+from weft.checkpoints.artifacts import put_model
+from weft.checkpoints.reader import open_checkpoint
+from weft.errors import Refused, Unavailable
+from weft.node.backends import backend_for
+from weft.node.board import Board
+from weft.node.collector import Collector, Peers
+from weft.node.config import NodeConfig
+from weft.node.coordinator_link import CoordinatorLink, until_available
+from weft.node.entries import Joined
+from weft.node.global_merge import GlobalMerge, GlobalStage, Linger
+from weft.node.global_steps import GlobalSteps
+from weft.node.journal import EntryLog, Journal
+from weft.node.ledger import Ledger
+from weft.node.life import Life
+from weft.node.lock import FolderLock
+from weft.node.merging import Merging
+from weft.node.metrics import NodeMetrics
+from weft.node.metrics import serve as serve_metrics
+from weft.node.neighbours import Neighbourhood
+from weft.node.peer_service import PeerService
+from weft.node.reporting import Reporter
+from weft.node.round_steps import RoundSteps
+from weft.node.rounds import RoundMachine, Stage
+from weft.node.shares import ShareDesk
+from weft.node.traffic import Traffic
+from weft.node.training import TrainerBackend
+from weft.node.workspace import Workspace
+from weft.protocol.authorize import Authorizer
+from weft.protocol.channel import ChannelPool
+from weft.protocol.fetch import Holder, fetch_artifact
+from weft.protocol.identity import Credentials, Identity
+from weft.protocol.logs import configure_logs
+from weft.protocol.run import NodeId, Plan, RunName, RunSpec, RunState
+from weft.protocol.serve_artifacts import ArtifactService
+from weft.protocol.server import Server
+from weft.protocol.v1.coordinator_pb2 import JoinRequest
+from weft.protocol.v1.peer_pb2_grpc import add_PeerServicer_to_server
+
+log = structlog.get_logger(__name__)
+
+_STATES = [*Stage, *GlobalStage]
+_GRACE_S = 3.0
+
+JournalOpener = Callable[[Workspace, str, NodeId], EntryLog]
+
+
+def open_journal(workspace: Workspace, run: str, me: NodeId) -> EntryLog:
+    """The node's durable journal."""
+    return Journal.open(workspace.journal, identity={"run": run, "node": me})
+
+
+async def serve(config: NodeConfig, *, journal_of: JournalOpener = open_journal) -> None:
+    """Run a node until its run is over, or SIGTERM or SIGINT comes.
+
+    Args:
+        config: what `load_config` read.
+        journal_of: opens the journal; tests put a faulty one here.
+
+    Raises:
+        WeftError: what the node cannot live with; the command line prints it.
+    """
+    living = asyncio.ensure_future(_live(config, journal_of))
+    loop = asyncio.get_running_loop()
+    for wanted in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(wanted, living.cancel)
+    try:
+        await living
+    except asyncio.CancelledError:
+        log.info("stopped by a signal; start the node again to go on")
+
+
+async def _live(config: NodeConfig, journal_of: JournalOpener) -> None:
+    credentials = Credentials.load(config.credentials)
+    me = NodeId(credentials.identity.name)
+    configure_logs(config.log_level, node=me)
+    with FolderLock(config.data):
+        workspace = Workspace(config.data)
+        async with AsyncExitStack() as stack:
+            node = Node(config, me, credentials, workspace, journal_of)
+            await node.run(stack)
+
+
+class Node:
+    """One node's objects, wired.
+
+    Args:
+        config: the node's configuration.
+        me: its name, from its certificate.
+        credentials: its certificate and key.
+        workspace: its data folder, locked.
+        journal_of: opens its journal.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        me: NodeId,
+        credentials: Credentials,
+        workspace: Workspace,
+        journal_of: JournalOpener,
+    ) -> None:
+        self._config, self._me, self._workspace = config, me, workspace
+        self._credentials = credentials
+        self.metrics = NodeMetrics(states=_STATES)
+        self.traffic = Traffic(self.metrics)
+        self.board = Board()
+        self.journal = journal_of(workspace, config.run, me)
+        self.pool = ChannelPool(credentials, on_bytes=self.traffic.moved)
+        self.link = CoordinatorLink(
+            self.pool,
+            address=config.coordinator,
+            name=config.coordinator_name,
+            run=RunName(config.run),
+        )
+        neighbourhood = Neighbourhood(me, self._spec)
+        self.rounds = RoundMachine(me, neighbourhood.row)
+        self.final = GlobalMerge(me)
+        self.life = Life(
+            rounds=self.rounds,
+            final=self.final,
+            journal=self.journal,
+            board=self.board,
+            metrics=self.metrics,
+        )
+        self.peers = Peers(self.pool, config.run, lambda: self.rounds.plan)
+        self.collector = Collector(
+            self.peers,
+            self.pool,
+            workspace.store,
+            progress_s=config.progress_s,
+            check=lambda manifest: Merging(workspace.store, self._spec()).check(manifest),
+            on_contact=self.metrics.heard,
+        )
+        self.desk = ShareDesk(
+            me=me,
+            spec_of=self._spec,
+            store=workspace.store,
+            peers=self.peers,
+            pool=self.pool,
+            progress_s=config.progress_s,
+            patience_s=config.share_patience_s,
+        )
+        self.reporter = Reporter(
+            me=me,
+            life=self.life,
+            link=self.link,
+            board=self.board,
+            collector=self.collector,
+            traffic=self.traffic,
+        )
+
+    def _spec(self) -> RunSpec:
+        if self.rounds.spec is None:
+            raise Refused("this node has not joined a run yet")
+        return self.rounds.spec
+
+    def _plan(self) -> Plan:
+        if self.rounds.plan is None:
+            raise Refused("this node holds no plan yet")
+        return self.rounds.plan
+
+    async def run(self, stack: AsyncExitStack) -> None:
+        """Listen, join, live, linger; whatever was started is stopped in the end."""
+        stack.callback(self.journal.close)
+        stack.push_async_callback(self.pool.close)
+        if self._config.metrics:
+            endpoint = serve_metrics(self.metrics, self._config.metrics)
+            stack.callback(endpoint.close)
+        port = await self._listen(stack)
+        training = backend_for(
+            self._config.train, folder=self._config.folder, data=self._workspace.folder
+        )
+        stack.push_async_callback(training.stop, _GRACE_S)
+        await training.start()
+        lease_s = await self._join(self._advertised(port))
+        async with _background(self.link.follow(self._version, self._on_plan)):
+            await self._ensure_base()
+            async with _background(self.reporter.run(lease_s)):
+                await self._live(training)
+
+    async def _listen(self, stack: AsyncExitStack) -> int:
+        artifacts = ArtifactService(
+            self._workspace.store, lambda caller, _: self._is_member(caller)
+        )
+        service = PeerService(
+            rounds=self.rounds,
+            final=self.final,
+            board=self.board,
+            artifacts=artifacts,
+            shares=self.desk,
+            status=self.reporter.document,
+            is_member=self._is_member,
+        )
+        server = Server(
+            credentials=self._credentials,
+            listen=self._config.listen,
+            authorizer=Authorizer(revoked=self._revoked),
+            on_bytes=self.traffic.moved,
+        )
+        server.add(
+            lambda grpc_server: add_PeerServicer_to_server(service, grpc_server)  # type: ignore[no-untyped-call]
+        )
+        port = await server.start()
+        stack.push_async_callback(server.stop, 1.0)
+        log.info("listening", address=self._config.listen, port=port)
+        return port
+
+    def _advertised(self, port: int) -> str:
+        if self._config.advertise is not None:
+            return self._config.advertise
+        host = self._config.listen.rpartition(":")[0]
+        return f"{'127.0.0.1' if host in ('0.0.0.0', '[::]', '') else host}:{port}"
+
+    def _is_member(self, caller: Identity) -> bool:
+        plan = self.rounds.plan
+        return plan is not None and plan.member(NodeId(caller.name)) is not None
+
+    def _revoked(self) -> frozenset[str]:
+        return frozenset() if self.rounds.plan is None else self.rounds.plan.revoked
+
+    async def _join(self, address: str) -> float:
+        """Join, or tell the coordinator that this member is back; the lease in seconds."""
+        base = await asyncio.to_thread(self._own_base)
+        request = JoinRequest(
+            address=address, base_digest=base, data_size=self._config.train.data_size
+        )
+        lease_s = 30.0
+
+        async def ask() -> None:
+            nonlocal lease_s
+            spec, plan, lease_s = await self.link.join(request)
+            if self.rounds.spec is None:
+                await self.life.record(Joined(spec=spec.to_bytes().decode()))
+            await self.life.hold(plan)
+
+        if self.rounds.spec is None:
+            await until_available(ask, what=f"the coordinator at {self._config.coordinator}")
+            return lease_s
+        with contextlib.suppress(Unavailable):
+            await ask()
+        return self._spec().lease_s
+
+    def _own_base(self) -> str:
+        path = self._config.base
+        if path is None:
+            return ""
+        with open_checkpoint(path) as reader:
+            digest = put_model(self._workspace.store, reader)
+        self._workspace.store.pin(digest, "base")
+        return digest
+
+    def _version(self) -> int:
+        return 0 if self.rounds.plan is None else self.rounds.plan.version
+
+    def _on_plan(self, plan: Plan) -> None:
+        self._holding = asyncio.ensure_future(self.life.hold(plan))
+
+    async def _ensure_base(self) -> None:
+        base = self._spec().base
+        if base is None:
+            log.info("this run has no base: contributions travel whole")
+            return
+
+        async def fetch() -> None:
+            holders = [Holder(name=self.link.name, address=self.link.address)]
+            holders += [
+                self.peers.holder(m.node) for m in self._plan().members if m.node != self._me
+            ]
+            await fetch_artifact(
+                self._workspace.store, base, holders, self.pool, progress_s=self._config.progress_s
+            )
+
+        if not self._workspace.store.has(base):
+            await until_available(fetch, what=f"base {base[:12]}")
+        self._workspace.store.pin(base, "base")
+
+    async def _live(self, training: TrainerBackend) -> None:
+        round_steps = RoundSteps(
+            me=self._me,
+            spec=self._spec(),
+            rounds=self.rounds,
+            workspace=self._workspace,
+            training=training,
+            collector=self.collector,
+            peers=self.peers,
+            ledger=Ledger(self.journal),
+            metrics=self.metrics,
+        )
+        global_steps = GlobalSteps(
+            me=self._me,
+            spec=self._spec(),
+            final=self.final,
+            plan_of=self._plan,
+            workspace=self._workspace,
+            training=training,
+            desk=self.desk,
+            peers=self.peers,
+            pool=self.pool,
+            link=self.link,
+            board=self.board,
+            ledger=round_steps.ledger,
+            progress_s=self._config.progress_s,
+            say=self.life.say,
+        )
+        ended = await self.life.live(round_steps, global_steps)
+        if isinstance(ended, Linger):
+            log.info("done", model=ended.model, folder=str(self._workspace.merged_folder))
+            await self._linger()
+        else:
+            log.info("the run was stopped")
+
+    async def _linger(self) -> None:
+        """Serve until the coordinator says that everybody is done, or for `linger_s`."""
+        over = await self.board.wait_for(self._run_is_over, self._config.linger_s)
+        if not over:
+            log.warning("leaving; the coordinator never said that the run is over")
+
+    def _run_is_over(self) -> bool | None:
+        over = self._plan().state in (RunState.FINISHED, RunState.STOPPED)
+        return True if over else None
+
+
+@asynccontextmanager
+async def _background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Run something beside the body; the failure of either ends the other."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(work)
+            yield
+            task.cancel()
+    except BaseExceptionGroup as failures:
+        # One error, one line for a person: what failed first is what is told.
+        raise _first(failures) from None
+
+
+def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = failures.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

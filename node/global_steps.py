@@ -1,0 +1,222 @@
+"""Does what the single global merge needs: announce, settle, fold, finish.
+
+The counterpart of `weft.node.round_steps` for `weft.node.global_merge`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from weft.checkpoints.artifacts import export_checkpoint, put_tensors
+from weft.checkpoints.reader import open_checkpoint
+from weft.errors import Unavailable, WeftError
+from weft.node.board import Board
+from weft.node.collector import Peers, ask_announcement
+from weft.node.coordinator_link import CoordinatorLink
+from weft.node.entries import Announced, Committed, Finished, Folded, Promised
+from weft.node.global_merge import Announce, Announcement, Finish, Fold, GlobalMerge, Settle
+from weft.node.ledger import Ledger, LedgerEntry, Parent, Statistics
+from weft.node.merging import Merging
+from weft.node.pooled_statistics import (
+    fold_moments,
+    has_statistics,
+    local_moments,
+    write_with_statistics,
+)
+from weft.node.shares import PIN, ShareDesk
+from weft.node.training import TrainerBackend
+from weft.node.workspace import Workspace
+from weft.protocol.channel import ChannelPool
+from weft.protocol.fetch import fetch_artifact
+from weft.protocol.run import Digest, GlobalSet, NodeId, Phase, Plan, RunSpec
+
+log = structlog.get_logger(__name__)
+
+_ASK_EVERY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlobalSteps:
+    """Performs the steps of the global merge.
+
+    Args:
+        me: this node.
+        spec: the run.
+        final: the machine whose steps these are.
+        plan_of: the newest plan that this node holds.
+        workspace: the node's files.
+        training: the user's training code.
+        desk: shares.
+        peers: the members of the run.
+        pool: channels.
+        link: the coordinator.
+        board: notified at each change, a newer plan included.
+        ledger: where adopted models are written down.
+        progress_s: a transfer that stands still for so long is given up.
+        say: takes what the node waits for, in words.
+    """
+
+    me: NodeId
+    spec: RunSpec
+    final: GlobalMerge
+    plan_of: Callable[[], Plan]
+    workspace: Workspace
+    training: TrainerBackend
+    desk: ShareDesk
+    peers: Peers
+    pool: ChannelPool
+    link: CoordinatorLink
+    board: Board
+    ledger: Ledger
+    progress_s: float
+    say: Callable[[str], None]
+
+    @property
+    def merging(self) -> Merging:
+        """The tensor work, for this run."""
+        return Merging(self.workspace.store, self.spec)
+
+    async def announce(self, step: Announce) -> Announced:
+        """Publish this node's part of a phase, under a frozen list of members."""
+        model = self.workspace.path(step.model)
+        if step.phase is Phase.PARAMETERS:
+            epoch = self.plan_of().epoch_of(self.spec.rounds)
+            digest = await asyncio.to_thread(self.desk.announce, model, len(epoch.members))
+            return Announced(phase=step.phase, digest=digest, members=epoch.members)
+        members = self.final.members(step.phase, ())
+        moments = self.workspace.folder / "moments.safetensors"
+        if not await self.training.calibrate(model, moments):
+            await asyncio.to_thread(local_moments, model, moments)
+        digest = await asyncio.to_thread(self._keep_moments, moments)
+        moments.unlink()
+        return Announced(phase=step.phase, digest=digest, members=members)
+
+    def _keep_moments(self, moments: Path) -> Digest:
+        with open_checkpoint(moments) as reader:
+            tensors = {spec.name: reader.read(spec.name) for spec in reader.schema.tensors}
+        digest = put_tensors(self.workspace.store, "moments", tensors, metadata={"node": self.me})
+        self.workspace.store.pin(digest, PIN)
+        return Digest(digest)
+
+    async def settle(self, step: Settle) -> Committed | Promised:
+        """Ask and watch until the next entry towards a committed set is due."""
+        heard: dict[NodeId, Announcement] = {}
+        while True:
+            next_entry = self.final.consider(step.phase, self.plan_of(), heard)
+            if not isinstance(next_entry, str):
+                self.say("")
+                return next_entry
+            self.say(next_entry)
+            await self._renew_promise(step.phase)
+            await self.board.wait_for(lambda: None, _ASK_EVERY_S)
+            others = [node for node in step.members if node != self.me]
+            answers = await asyncio.gather(*(self._ask(node, step.phase) for node in others))
+            heard |= {node: answer for node, answer in answers if answer is not None}
+
+    async def _ask(self, node: NodeId, phase: Phase) -> tuple[NodeId, Announcement | None]:
+        try:
+            reply = await ask_announcement(self.peers, node, phase)
+        except WeftError as away:
+            log.debug("no announcement", peer=node, reason=str(away))
+            return node, None
+        if not reply.ready:
+            return node, None
+        committed = tuple((NodeId(c.node), Digest(c.digest)) for c in reply.committed)
+        return node, Announcement(
+            digest=Digest(reply.digest),
+            members_digest=Digest(reply.members_digest),
+            promised=Digest(reply.promised) if reply.promised else None,
+            committed=committed or None,
+        )
+
+    async def _renew_promise(self, phase: Phase) -> None:
+        promised = self.final.promised.get(phase)
+        if promised is None or promised not in self.plan_of().proposed:
+            return
+        try:
+            await self.link.promise(promised)
+        except Unavailable as away:
+            log.info("promise not delivered yet", reason=str(away))
+
+    async def fold(self, step: Fold) -> Folded:
+        """Merge the committed set, share by share, with everybody else."""
+        digest = await self.desk.gather(step.chosen)
+        path = self.workspace.store.payload_path(digest)
+        statistics = await asyncio.to_thread(has_statistics, path)
+        return Folded(model=f"object:{digest}", has_statistics=statistics)
+
+    async def finish(self, step: Finish) -> Finished:
+        """Give the model its statistics, export it, and measure it."""
+        if step.statistics is not None:
+            digest = await self._with_statistics(step.model, step.statistics)
+        else:
+            digest = await asyncio.to_thread(self._kept, step.model)
+        store = self.workspace.store
+        await asyncio.to_thread(self._write_ledger, digest)
+        metrics = await self.training.evaluate(store.payload_path(digest))
+        await asyncio.to_thread(export_checkpoint, store, digest, self.workspace.merged_folder)
+        return Finished(model=f"object:{digest}", metrics=dict(metrics or {}))
+
+    def _kept(self, model: str) -> Digest:
+        kind, _, digest = model.partition(":")
+        if kind == "object":
+            return Digest(digest)
+        path = self.workspace.path(model)
+        return self.merging.keep(path, {"run": self.spec.name, "node": self.me}, owner=PIN)
+
+    def _write_ledger(self, result: Digest) -> None:
+        parents = self.final.committed.get(Phase.PARAMETERS)
+        if parents is None:
+            return
+        moments = self.final.committed.get(Phase.STATISTICS)
+        self.ledger.append(
+            LedgerEntry(
+                kind="global",
+                run=self.spec.name,
+                node=self.me,
+                round=self.spec.rounds,
+                seed=self.spec.seed,
+                base=self.spec.base,
+                method=self.spec.final.method,
+                options=dict(self.spec.final.options),
+                parents=tuple(
+                    Parent(node=node, digest=digest, weight=self.desk.weight(node))
+                    for node, digest in parents.contributors
+                ),
+                statistics=Statistics.FOLDED if moments else Statistics.NONE,
+                moments=dict(moments.contributors) if moments else {},
+                result=result,
+            )
+        )
+
+    async def _with_statistics(self, model: str, chosen: GlobalSet) -> Digest:
+        store = self.workspace.store
+        for node, digest in chosen.contributors:
+            if node != self.me:
+                await self._fetch_moments(node, digest)
+            store.pin(digest, PIN)
+        moments = await asyncio.to_thread(fold_moments, store, chosen.contributors)
+        out = self.workspace.folder / "final.safetensors"
+        await asyncio.to_thread(write_with_statistics, self.workspace.path(model), moments, out)
+        digest = await asyncio.to_thread(
+            self.merging.keep, out, {"run": self.spec.name, "set": chosen.digest}, owner=PIN
+        )
+        out.unlink()
+        return digest
+
+    async def _fetch_moments(self, node: NodeId, digest: Digest) -> None:
+        while True:
+            try:
+                return await fetch_artifact(
+                    self.workspace.store,
+                    digest,
+                    self.peers.holders(node),
+                    self.pool,
+                    progress_s=self.progress_s,
+                )
+            except Unavailable as away:
+                self.say(f"waiting for the statistics of {node}: {away}")
+                await self.board.wait_for(lambda: None, _ASK_EVERY_S)

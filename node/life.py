@@ -1,0 +1,203 @@
+"""A node's life: what is due, done; what was done, journalled; then the next.
+
+The loop owns the order in which things become true. An entry is durable before
+the machines apply it, and the machines have applied it before anybody is told.
+"""
+
+import asyncio
+import time
+
+import structlog
+
+from weft.node.board import Board
+from weft.node.entries import Entry, PlanHeld, from_document, to_document
+from weft.node.global_merge import (
+    Announce,
+    Finish,
+    Fold,
+    GlobalMerge,
+    GlobalStep,
+    Linger,
+    Settle,
+)
+from weft.node.global_steps import GlobalSteps
+from weft.node.journal import EntryLog
+from weft.node.ledger import KIND as LEDGER
+from weft.node.metrics import NodeMetrics
+from weft.node.round_steps import RoundSteps
+from weft.node.rounds import (
+    Agree,
+    Begin,
+    Collect,
+    Evaluate,
+    Merge,
+    Publish,
+    RoundMachine,
+    RoundsDone,
+    Start,
+    Step,
+    Stop,
+    Train,
+    Wait,
+)
+from weft.protocol.run import Plan, RunState
+
+log = structlog.get_logger(__name__)
+
+Due = Step | GlobalStep
+
+
+class Life:
+    """The machines of a node, kept true by its journal.
+
+    Args:
+        rounds: the rounds.
+        final: the global merge.
+        journal: where entries become durable.
+        board: notified after each applied entry.
+        metrics: counters.
+    """
+
+    def __init__(
+        self,
+        *,
+        rounds: RoundMachine,
+        final: GlobalMerge,
+        journal: EntryLog,
+        board: Board,
+        metrics: NodeMetrics,
+    ) -> None:
+        self.rounds, self.final = rounds, final
+        self.message = ""
+        self._journal, self._board, self._metrics = journal, board, metrics
+        self._writing = asyncio.Lock()
+        for kept in journal.entries():
+            if kept.kind != LEDGER:
+                self._apply(from_document(kept.kind, kept.data))
+        rounds.resumed()
+
+    @property
+    def stage(self) -> str:
+        """What the node is doing, in one word."""
+        step = self.due()
+        if isinstance(step, Wait):
+            return "waiting"
+        if isinstance(self.rounds.step(), RoundsDone):
+            return str(self.final.stage)
+        return str(self.rounds.stage)
+
+    def due(self) -> Due:
+        """What the node should do now."""
+        step = self.rounds.step()
+        if not isinstance(step, RoundsDone):
+            return step
+        plan, spec = self.rounds.plan, self.rounds.spec
+        if plan is None or spec is None:
+            raise RuntimeError("the rounds are done, but there is no plan")
+        return self.final.step(
+            step.model, plan.epoch_of(spec.rounds).members, enabled=spec.final.enabled
+        )
+
+    async def record(self, entry: Entry) -> None:
+        """Make an entry durable, apply it, then let everybody see it."""
+        async with self._writing:
+            await asyncio.to_thread(self._journal.append, entry.kind, to_document(entry))
+            self._apply(entry)
+        self._board.notify()
+        log.debug("journalled", kind=entry.kind, round=self.rounds.round)
+
+    def _apply(self, entry: Entry) -> None:
+        self.rounds.apply(entry)
+        self.final.apply(entry)
+
+    async def hold(self, plan: Plan) -> None:
+        """Take in a newer plan; an older one is left alone."""
+        held = self.rounds.plan
+        if held is None or plan.version > held.version:
+            await self.record(PlanHeld.of(plan))
+
+    def say(self, message: str) -> None:
+        """What the node waits for, for status pages; said in the log when it changes."""
+        if message and message != self.message:
+            log.info("waiting", reason=message)
+        self.message = message
+
+    async def live(self, round_steps: RoundSteps, global_steps: GlobalSteps) -> Linger | Stop:
+        """Run until the node is done or the run is stopped."""
+        while True:
+            step = self.due()
+            match step:
+                case Linger() | Stop():
+                    return step
+                case Wait():
+                    await self._wait(step)
+                case _:
+                    await self._unless_stopped(step, round_steps, global_steps)
+
+    async def _wait(self, step: Wait) -> None:
+        self.say(step.reason)
+        self._metrics.enter("waiting", self.rounds.round)
+        await self._board.wait_for(lambda: self.due() != step or None, 60.0)
+        self.say("")
+
+    async def _unless_stopped(
+        self, step: Due, round_steps: RoundSteps, global_steps: GlobalSteps
+    ) -> None:
+        started = time.monotonic()
+        stage = self.stage
+        self._metrics.enter(stage, self.rounds.round)
+        doing = asyncio.ensure_future(_perform(step, round_steps, global_steps))
+        stopped = asyncio.ensure_future(self._until_stopped())
+        try:
+            await asyncio.wait({doing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not doing.done():
+                return
+            await self.record(doing.result())
+            self._metrics.phase_took(stage, time.monotonic() - started)
+        finally:
+            for task in (doing, stopped):
+                task.cancel()
+            await asyncio.gather(doing, stopped, return_exceptions=True)
+
+    async def _until_stopped(self) -> None:
+        while not self._is_stopped():
+            await self._board.wait_for(lambda: self._is_stopped() or None, 60.0)
+
+    def _is_stopped(self) -> bool:
+        return self.rounds.plan is not None and self.rounds.plan.state is RunState.STOPPED
+
+
+async def _perform(step: Due, rounds: RoundSteps, final: GlobalSteps) -> Entry:
+    match step:
+        case Start():
+            return await rounds.start(step)
+        case Begin():
+            return await rounds.begin(step)
+        case Train():
+            return await rounds.train(step)
+        case Publish():
+            return await rounds.publish(step)
+        case Collect():
+            return await rounds.collect(step)
+        case Agree():
+            return await rounds.agree(step)
+        case Merge():
+            return await rounds.merge(step)
+        case Evaluate():
+            return await rounds.evaluate(step)
+        case _:
+            return await _perform_global(step, final)
+
+
+async def _perform_global(step: Due, final: GlobalSteps) -> Entry:
+    match step:
+        case Announce():
+            return await final.announce(step)
+        case Settle():
+            return await final.settle(step)
+        case Fold():
+            return await final.fold(step)
+        case Finish():
+            return await final.finish(step)
+        case _:
+            raise RuntimeError(f"nothing performs {step}")

@@ -1,0 +1,337 @@
+"""The life of a node, on one page: a machine without clock, socket or disk.
+
+    joining -> training -> publishing -> collecting -> merging -> evaluating -> training ... -> done
+
+`step()` says what is due; the daemon does it and hands back one entry, which is
+made durable first and applied then. `apply()` is the only thing that changes
+the machine, so a node that applies its journal is where it was: a step that was
+cut short is due again, one whose entry is in the journal never is.
+
+Two rules live here and nowhere else. No round whose result is in the journal is
+trained again. What is merged is fixed (`Chosen`) before it is merged, so that a
+restart merges the same bytes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from weft.node.entries import (
+    Chosen,
+    Entry,
+    Evaluated,
+    Joined,
+    Judged,
+    Merged,
+    PlanHeld,
+    Published,
+    Started,
+    Trained,
+    TrainingBegun,
+)
+from weft.protocol.run import Digest, Epoch, NodeId, Plan, RunSpec, RunState
+from weft.topology.matrices import missing_to_self
+
+Row = Mapping[NodeId, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """Ask the coordinator to be taken into the run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Nothing to do until the plan changes; `reason` is for people."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Find the model of the first round."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begin:
+    """Say in the journal that the round's training starts."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train:
+    """Train the round."""
+
+    round: int
+    model: str
+    state: str | None
+    fresh_optimizer: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publish:
+    """Make the trained model a contribution, for the neighbours in `row`."""
+
+    round: int
+    model: str
+    members: tuple[NodeId, ...]
+    row: Row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collect:
+    """Fetch the neighbours' contributions and judge them."""
+
+    round: int
+    own: Digest
+    members_digest: Digest
+    neighbours: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agree:
+    """Learn from each accepted neighbour whether it accepted this node's."""
+
+    round: int
+    neighbours: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merge:
+    """Merge the chosen contributions."""
+
+    round: int
+    chosen: Chosen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluate:
+    """Measure the model that the round ended with."""
+
+    round: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundsDone:
+    """All rounds are over; the global merge is next."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """An operator stopped the run."""
+
+
+Step = (
+    Join | Wait | Start | Begin | Train | Publish | Collect | Agree | Merge | Evaluate
+    | RoundsDone | Stop
+)  # fmt: skip
+
+
+class Stage(StrEnum):
+    """What a node is doing, as status pages and metrics name it."""
+
+    JOINING = "joining"
+    WAITING = "waiting"
+    TRAINING = "training"
+    PUBLISHING = "publishing"
+    COLLECTING = "collecting"
+    AGREEING = "agreeing"
+    MERGING = "merging"
+    EVALUATING = "evaluating"
+    ROUNDS_DONE = "finishing"
+
+
+class RoundMachine:
+    """Where a node is in its rounds; see the module for the two rules.
+
+    Args:
+        me: this node.
+        row_of: (epoch, round) -> the row of W that this node applies: weights by
+            node, its own included, summing to one. Pure.
+    """
+
+    def __init__(self, me: NodeId, row_of: Callable[[Plan, Epoch, int], Row]) -> None:
+        self._me = me
+        self._row_of = row_of
+        self.spec: RunSpec | None = None
+        self.plan: Plan | None = None
+        self.stage = Stage.JOINING
+        self.round = 0
+        self.training_starts = 0
+        self.published: dict[int, Published] = {}
+        self.judged: dict[int, Judged] = {}
+        self.chosen: dict[int, Chosen] = {}
+        self.metrics: Mapping[str, float] = {}
+        self._model = ""
+        self._state: str | None = None
+        self._merged_since_state = False
+        self._begun = False
+
+    # -- what is due ---------------------------------------------------------
+
+    def step(self) -> Step:
+        """What is due now; calling it twice changes nothing."""
+        if self.spec is None:
+            return Join()
+        if self.plan is None or self.plan.state is RunState.WAITING:
+            return Wait(reason=self._waiting_reason())
+        if self.plan.state is RunState.STOPPED:
+            return Stop()
+        return self._due()
+
+    def _due(self) -> Step:
+        match self.stage:
+            case Stage.JOINING | Stage.WAITING:
+                return self._first()
+            case Stage.TRAINING:
+                return self._training()
+            case Stage.PUBLISHING:
+                return self._publishing()
+            case Stage.COLLECTING:
+                return self._collecting()
+            case Stage.AGREEING:
+                accepted = self.judged[self.round].accepted
+                return Agree(round=self.round, neighbours=tuple(sorted(accepted)))
+            case Stage.MERGING:
+                return self._merging()
+            case Stage.EVALUATING:
+                return Evaluate(round=self.round, model=self._model)
+            case _:
+                return RoundsDone(model=self._model)
+
+    def _waiting_reason(self) -> str:
+        here = 0 if self.plan is None else len(self.plan.members)
+        wanted = self.spec.nodes if self.spec else 0
+        return f"{here} of {wanted} nodes have joined"
+
+    def _first(self) -> Step:
+        plan = self._held()
+        mine = [epoch for epoch in plan.epochs if self._me in epoch.members]
+        if not mine:
+            return Wait(reason="not yet among the members")
+        return Start(round=mine[0].from_round)
+
+    def _training(self) -> Step:
+        if self._begun:
+            return Train(
+                round=self.round,
+                model=self._model,
+                state=self._state,
+                fresh_optimizer=self._merged_since_state and self._resets_optimizer(),
+            )
+        if self._held().state is RunState.PAUSED:
+            return Wait(reason="the run is paused")
+        return Begin(round=self.round)
+
+    def _publishing(self) -> Step:
+        plan = self._held()
+        epoch = plan.epoch_of(self.round)
+        row = self._row_of(plan, epoch, self.round) if self._me in epoch.members else {}
+        if set(row) <= {self._me}:
+            return Evaluate(round=self.round, model=self._model)
+        return Publish(round=self.round, model=self._model, members=epoch.members, row=row)
+
+    def _collecting(self) -> Step:
+        published = self.published[self.round]
+        return Collect(
+            round=self.round,
+            own=published.digest,
+            members_digest=published.members_digest,
+            neighbours=tuple(sorted(set(published.row) - {self._me})),
+        )
+
+    def _merging(self) -> Step:
+        chosen = self.chosen[self.round]
+        if set(chosen.parents) == {self._me}:
+            return Evaluate(round=self.round, model=self._model)
+        return Merge(round=self.round, chosen=chosen)
+
+    def choose(self, declined: Mapping[NodeId, str]) -> Chosen:
+        """Fix what the round merges, once the neighbours' verdicts are in.
+
+        An edge is used where both ends accepted; a missed edge gives its weight
+        to self. Where both ends do so, the mean over the nodes stays.
+        """
+        published, judged = self.published[self.round], self.judged[self.round]
+        missed = {**judged.missed, **declined}
+        row = missing_to_self(published.row, self._me, set(missed))
+        parents = {self._me: published.digest, **judged.accepted}
+        return Chosen(
+            round=self.round,
+            parents={node: parents[node] for node in sorted(row)},
+            weights={NodeId(node): row[node] for node in sorted(row)},
+            missed=missed,
+        )
+
+    # -- what happened -------------------------------------------------------
+
+    def apply(self, entry: Entry) -> None:
+        """Take in a durable entry; entries of the global merge are left alone."""
+        match entry:
+            case Joined(spec=spec):
+                self.spec = RunSpec.from_bytes(spec.encode())
+                self.stage = Stage.WAITING
+            case PlanHeld():
+                self.plan = entry.held()
+            case Started(round=round, model=model):
+                self._model = model
+                self._enter(round)
+            case TrainingBegun():
+                self.training_starts += 1
+                self._begun = True
+            case Evaluated(round=round, metrics=metrics):
+                self.metrics = {**self.metrics, **metrics}
+                self._enter(round + 1)
+            case _:
+                self._apply_within_round(entry)
+
+    def _apply_within_round(self, entry: Entry) -> None:
+        match entry:
+            case Trained(model=model, state=state, metrics=metrics):
+                self._model, self._state, self.metrics = model, state, metrics
+                self._merged_since_state = False
+                self.stage = Stage.PUBLISHING
+            case Published(round=round):
+                self.published[round] = entry
+                self.stage = Stage.COLLECTING
+            case Judged(round=round):
+                self.judged[round] = entry
+                self.stage = Stage.AGREEING
+            case Chosen(round=round):
+                self.chosen[round] = entry
+                self.stage = Stage.MERGING
+            case Merged(model=model):
+                self._model = model
+                self._merged_since_state = True
+                self.stage = Stage.EVALUATING
+            case _:
+                pass
+
+    def resumed(self) -> None:
+        """Call once after the journal is replayed: no training is under way now."""
+        self._begun = False
+
+    def _enter(self, round: int) -> None:
+        spec = self._known()
+        self.round = round
+        self._begun = False
+        self.stage = Stage.TRAINING if round < spec.rounds else Stage.ROUNDS_DONE
+
+    def _resets_optimizer(self) -> bool:
+        return self._known().merge.optimizer == "reset"
+
+    def _known(self) -> RunSpec:
+        if self.spec is None:
+            raise RuntimeError("the journal holds a round but no run")
+        return self.spec
+
+    def _held(self) -> Plan:
+        if self.plan is None:
+            raise RuntimeError("the journal holds a round but no plan")
+        return self.plan

@@ -1,0 +1,228 @@
+"""The global merge, sharded: each share of the tensors is folded once, for all.
+
+A node announces its last model as slices, one a share, named by a small index
+artifact. The owner of a share fetches that slice of every contributor, folds
+it, and everybody pulls the result: about two models' bytes a node, whatever the
+number of nodes. Folding is exact, so a share has one digest whoever folds it;
+when its owner is gone the next in line does it, and nobody has to be asked.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import structlog
+
+from weft.checkpoints.artifacts import (
+    ArtifactSink,
+    open_contribution,
+    open_model,
+    put_delta,
+    put_model,
+    put_tensors,
+)
+from weft.checkpoints.engine import Contribution, merge
+from weft.checkpoints.reader import TensorReader, open_checkpoint
+from weft.checkpoints.schema import Schema
+from weft.checkpoints.store import Store
+from weft.checkpoints.subset import Subset, Union
+from weft.errors import NotFound, Unavailable
+from weft.merging.registry import create
+from weft.node.collector import Peers, ask_share
+from weft.node.merging import Merging
+from weft.protocol.channel import ChannelPool
+from weft.protocol.fetch import fetch_artifact
+from weft.protocol.run import Digest, GlobalSet, NodeId, RunSpec
+from weft.topology.shares import owners, split_shares
+
+log = structlog.get_logger(__name__)
+
+_SLICE = "slice-"
+PIN = "global"
+
+
+def cut_schema(schema: Schema, shares: int) -> list[list[str]]:
+    """The tensor names of each share; what is not merged travels with the first."""
+    merged = {spec.name: spec.size_bytes for spec in schema.tensors if spec.kind == "parameter"}
+    cut = split_shares(merged, shares)
+    cut[0] = sorted({*cut[0], *(s.name for s in schema.tensors if s.name not in merged)})
+    return cut
+
+
+class ShareDesk:
+    """Announces, folds and gathers shares.
+
+    Args:
+        me: this node.
+        spec_of: the run; asked for only once it is joined.
+        store: where artifacts lie.
+        peers: the members.
+        pool: channels.
+        progress_s: a transfer that stands still for so long is given up.
+        patience_s: how long the owner of a share is waited for before the next
+            in line is asked.
+    """
+
+    def __init__(
+        self,
+        *,
+        me: NodeId,
+        spec_of: Callable[[], RunSpec],
+        store: Store,
+        peers: Peers,
+        pool: ChannelPool,
+        progress_s: float,
+        patience_s: float,
+    ) -> None:
+        self._me, self._spec_of, self._store = me, spec_of, store
+        self._peers, self._pool = peers, pool
+        self._progress_s, self._patience_s = progress_s, patience_s
+        self._folding: dict[int, asyncio.Task[Digest]] = {}
+
+    @property
+    def _spec(self) -> RunSpec:
+        return self._spec_of()
+
+    @property
+    def _merging(self) -> Merging:
+        return Merging(self._store, self._spec)
+
+    # -- announcing ----------------------------------------------------------
+
+    def announce(self, model: Path, shares: int) -> Digest:
+        """Put the slices of a model and their index into the store. Blocks."""
+        slices: dict[str, str] = {}
+        with self._merging.base() as base, open_checkpoint(model) as finetuned:
+            for number, names in enumerate(cut_schema(finetuned.schema, shares)):
+                slices[_slice(number)] = self._put_part(finetuned, base, names, {})
+        index = put_tensors(self._store, "index", {}, metadata={"node": self._me, **slices})
+        self._store.pin(index, PIN)
+        return Digest(index)
+
+    def _put_part(
+        self,
+        finetuned: TensorReader,
+        base: TensorReader | None,
+        names: Sequence[str],
+        metadata: Mapping[str, str],
+    ) -> Digest:
+        digest = put_delta(
+            self._store,
+            Subset(finetuned, names),
+            None if base is None else Subset(base, names),
+            against=self._spec.base,
+            codec=self._spec.merge.codec,
+            metadata=metadata,
+        )
+        self._store.pin(digest, PIN)
+        return Digest(digest)
+
+    # -- folding -------------------------------------------------------------
+
+    async def folded(self, chosen: GlobalSet, share: int, wait_s: float) -> Digest | None:
+        """The share's digest, folding it here if need be; None after `wait_s`."""
+        task = self._start(chosen, share)
+        done, _ = await asyncio.wait({task}, timeout=wait_s)
+        return task.result() if done else None
+
+    def _start(self, chosen: GlobalSet, share: int) -> asyncio.Task[Digest]:
+        task = self._folding.get(share)
+        if task is None or (task.done() and (task.cancelled() or task.exception())):
+            task = self._folding[share] = asyncio.create_task(self._fold(chosen, share))
+        return task
+
+    async def _fold(self, chosen: GlobalSet, share: int) -> Digest:
+        slices = await asyncio.gather(
+            *(self._slice(node, digest, share) for node, digest in chosen.contributors)
+        )
+        return await asyncio.to_thread(self._fold_slices, chosen, share, slices)
+
+    async def _slice(self, node: NodeId, index: Digest, share: int) -> tuple[NodeId, Digest]:
+        await self._fetch(index, node)
+        digest = Digest(self._store.manifest(index).metadata[_slice(share)])
+        await self._fetch(digest, node)
+        return node, digest
+
+    async def _fetch(self, digest: Digest, first: NodeId) -> None:
+        if first != self._me:
+            holders = self._peers.holders(first)
+            await fetch_artifact(
+                self._store, digest, holders, self._pool, progress_s=self._progress_s
+            )
+        self._store.pin(digest, PIN)
+
+    def _fold_slices(
+        self, chosen: GlobalSet, share: int, slices: Sequence[tuple[NodeId, Digest]]
+    ) -> Digest:
+        metadata = {"set": chosen.digest, "share": str(share)}
+        with self._merging.base() as base, ExitStack() as stack:
+            opened = [
+                Contribution(
+                    name=node,
+                    reader=stack.enter_context(self._open_part(digest, base)),
+                    weight=self.weight(node),
+                )
+                for node, digest in slices
+            ]
+            first = opened[0].reader
+            part = None if base is None else Subset(base, first.schema.names)
+            final = self._spec.final
+            with ArtifactSink(self._store, first.schema, metadata=metadata) as sink:
+                merge(create(final.method, **final.options), part, opened, own=first, sink=sink)
+            with open_model(self._store, sink.digest) as merged:
+                return self._put_part(merged, base, merged.schema.names, metadata)
+
+    def _open_part(self, digest: Digest, base: TensorReader | None) -> TensorReader:
+        names = self._store.manifest(digest).schema.names
+        part = None if base is None else Subset(base, names)
+        return open_contribution(self._store, digest, part)
+
+    def weight(self, node: NodeId) -> float:
+        """What a contributor weighs in the global merge."""
+        if self._spec.final.weights == "uniform":
+            return 1.0
+        return float(max(1, self._peers.data_size(node)))
+
+    # -- gathering -----------------------------------------------------------
+
+    async def gather(self, chosen: GlobalSet) -> Digest:
+        """Fetch or fold every share; the merged model, whole, in the store."""
+        first, index = chosen.contributors[0]
+        await self._fetch(index, first)
+        keys = self._store.manifest(index).metadata
+        count = sum(key.startswith(_SLICE) for key in keys)
+        digests = await asyncio.gather(*(self._obtain(chosen, share) for share in range(count)))
+        return await asyncio.to_thread(self._join, chosen, digests)
+
+    async def _obtain(self, chosen: GlobalSet, share: int) -> Digest:
+        line = owners(share, [node for node, _ in chosen.contributors])
+        for owner in line:
+            if owner == self._me:
+                break
+            try:
+                return await self._from(owner, chosen, share)
+            except (Unavailable, NotFound, TimeoutError) as away:
+                log.warning("share's owner away", share=share, owner=owner, reason=str(away))
+        return await self._start(chosen, share)
+
+    async def _from(self, owner: NodeId, chosen: GlobalSet, share: int) -> Digest:
+        async with asyncio.timeout(self._patience_s):
+            digest = None
+            while digest is None:
+                digest = await ask_share(self._peers, owner, chosen.digest, share, self._patience_s)
+        await self._fetch(digest, owner)
+        return digest
+
+    def _join(self, chosen: GlobalSet, digests: Sequence[Digest]) -> Digest:
+        with self._merging.base() as base:
+            parts = [self._open_part(digest, base) for digest in digests]
+            with Union(parts) as whole:
+                metadata = {"run": self._spec.name, "set": chosen.digest}
+                digest = put_model(self._store, whole, metadata=metadata)
+        self._store.pin(digest, PIN)
+        return Digest(digest)
+
+
+def _slice(share: int) -> str:
+    return f"{_SLICE}{share:05d}"

@@ -1,0 +1,231 @@
+"""Channels to other members: mutual TLS, an expected name, a deadline on every call.
+
+A pool keeps one connection a peer and purpose; what it returns is a gRPC channel
+for the generated stubs.
+
+    pool = ChannelPool(credentials)
+    stub = peer_stub(pool.to("10.0.0.7:7400", "node-b"))
+    reply = await call(stub.Status, StatusRequest(), timeout_s=5)
+    async for plan in stream(stub.Watch, request, progress_s=30): ...
+
+What the other side raised is raised here, of the same family and with its
+message. Stable.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import grpc
+
+from weft.errors import Stalled, Unavailable, WeftError
+from weft.protocol.gate import OnBytes
+from weft.protocol.handshake import require_welcome
+from weft.protocol.identity import Credentials
+from weft.protocol.limits import PROGRESS_S
+from weft.protocol.peer_channel import Endpoint, Method, PeerChannel
+from weft.protocol.status import error_of
+from weft.protocol.v1.coordinator_pb2_grpc import CoordinatorStub
+from weft.protocol.v1.peer_pb2_grpc import PeerStub
+
+Answer = TypeVar("Answer")
+
+
+class ChannelPool:
+    """Opens channels once and keeps them.
+
+    Args:
+        credentials: this member's.
+        on_bytes: told (peer, "sent" or "received", bytes) for every message.
+    """
+
+    def __init__(self, credentials: Credentials, *, on_bytes: OnBytes | None = None) -> None:
+        self._credentials = credentials
+        self._on_bytes = on_bytes
+        self._channels: dict[tuple[str, str, bool], PeerChannel] = {}
+
+    @property
+    def credentials(self) -> Credentials:
+        """This member's credentials."""
+        return self._credentials
+
+    def to(self, address: str, expected_name: str, *, bulk: bool = False) -> grpc.aio.Channel:
+        """A channel to an address, answered by the member of that name or not at all.
+
+        Args:
+            address: host:port.
+            expected_name: the name in the other side's certificate.
+            bulk: a connection of its own, so that control never waits behind it.
+        """
+        key = (address, expected_name, bulk)
+        if key not in self._channels:
+            endpoint = Endpoint(address=address, name=expected_name, credentials=self._credentials)
+            self._channels[key] = PeerChannel(endpoint, self._on_bytes)
+        return self._channels[key]
+
+    async def close(self) -> None:
+        """Close every channel; their open calls end."""
+        channels, self._channels = self._channels, {}
+        for channel in channels.values():
+            await channel.close()
+
+
+def peer_stub(channel: grpc.aio.Channel) -> PeerStub:
+    """The generated stub of the service Peer, typed."""
+    return PeerStub(channel)  # type: ignore[no-untyped-call]
+
+
+def coordinator_stub(channel: grpc.aio.Channel) -> CoordinatorStub:
+    """The generated stub of the service Coordinator, typed."""
+    return CoordinatorStub(channel)  # type: ignore[no-untyped-call]
+
+
+async def call(method: Any, request: Any, *, timeout_s: float) -> Any:
+    """Call a method that answers once.
+
+    Args:
+        method: of a stub on a channel of `ChannelPool`.
+        request: its message.
+        timeout_s: the deadline; the other side is told of it too.
+
+    Raises:
+        WeftError: what the other side raised, by family; `Stalled` past the
+            deadline, `Unavailable` where it cannot be reached, `HandshakeFailed`
+            where the two do not accept each other.
+    """
+    async with _translating(method, timeout_s):
+        return await method(request, timeout=timeout_s)
+
+
+async def stream(
+    method: Any, request: Any, *, progress_s: float = PROGRESS_S, first_s: float | None = None
+) -> AsyncGenerator[Any, None]:
+    """The messages of a method that answers with many; no total deadline.
+
+    Args:
+        method: of a stub on a channel of `ChannelPool`.
+        request: its message.
+        progress_s: how long to wait for each message.
+        first_s: for the first; `progress_s` where None.
+
+    Close it (`contextlib.aclosing`) where it is left early; that ends the call.
+
+    Raises:
+        Stalled: nothing came for `progress_s`.
+        WeftError: as `call`.
+    """
+    open_call = method.unbounded(request)
+    wait_s = progress_s if first_s is None else first_s
+    try:
+        while True:
+            message = await _next(open_call, method, wait_s)
+            wait_s = progress_s
+            if message is grpc.aio.EOF:  # type: ignore[attr-defined]
+                return
+            yield message
+    finally:
+        open_call.cancel()
+
+
+async def send(method: Any, requests: AsyncIterable[Any], *, progress_s: float = PROGRESS_S) -> Any:
+    """Send many messages, get one answer; each must be taken within the progress deadline.
+
+    Raises:
+        Stalled: the other side took or answered nothing for `progress_s`.
+        WeftError: as `call`.
+    """
+    open_call = method.unbounded()
+    try:
+        async for request in requests:
+            async with _translating(method, progress_s), asyncio.timeout(progress_s):
+                await open_call.write(request)
+        async with _translating(method, progress_s), asyncio.timeout(progress_s):
+            await open_call.done_writing()
+            return await open_call
+    except asyncio.InvalidStateError:
+        # The call was over before everything was written; its status says why.
+        details = await open_call.details()
+        raise error_of(await open_call.code(), f"{method.endpoint}: {details}") from None
+    finally:
+        open_call.cancel()
+
+
+async def retrying(
+    operation: Callable[[], Awaitable[Answer]],
+    *,
+    attempts: int = 5,
+    first_s: float = 0.2,
+    longest_s: float = 5.0,
+    chance: Callable[[], float] = random.random,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Answer:
+    """Try again while the other side is unavailable; any other error ends it at once.
+
+    Waits between half and all of 0.2 s, 0.4 s, ... up to `longest_s`, at random, so
+    that many who lost one server do not come back together.
+
+    Raises:
+        Unavailable: the last attempt's.
+        WeftError: anything that trying again cannot mend.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            return await operation()
+        except Unavailable:
+            if attempt == attempts:
+                raise
+        await sleep(backoff_s(attempt, first_s, longest_s, chance()))
+    raise ValueError(f"attempts {attempts}: expected at least 1")
+
+
+def backoff_s(attempt: int, first_s: float, longest_s: float, chance: float) -> float:
+    """How long to wait after the n-th failure; `chance` is uniform in [0, 1)."""
+    ceiling = min(longest_s, first_s * 2.0 ** min(attempt - 1, 60))
+    return ceiling * (0.5 + chance / 2)
+
+
+@asynccontextmanager
+async def _translating(method: Any, timeout_s: float) -> AsyncIterator[None]:
+    """Turn what gRPC and asyncio raise around a call into errors of weft."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise await _translated(error, method, timeout_s) from error
+    except TimeoutError:
+        raise Stalled(f"{_whom(method)}: {method} stood still for {timeout_s:g} s") from None
+    except grpc.aio.UsageError as error:
+        raise Unavailable(f"{_whom(method)}: the channel is closed") from error
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Nobody cancelled us: the channel was closed under the call.
+        raise Unavailable(f"{_whom(method)}: the channel was closed") from None
+
+
+async def _translated(error: grpc.aio.AioRpcError, method: Any, timeout_s: float) -> WeftError:
+    """The error of weft that a failed call means, naming the peer."""
+    code, details = error.code(), error.details() or _in_words(error.code())
+    if isinstance(method, Method) and code is grpc.StatusCode.UNAVAILABLE:
+        try:
+            await require_welcome(method.endpoint, details, timeout_s)
+        except WeftError as refusal:
+            return refusal
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED and details == "Deadline Exceeded":
+        details = f"no answer to {method} within {timeout_s:g} s"
+    return error_of(code, f"{_whom(method)}: {details}")
+
+
+def _whom(method: Any) -> str:
+    return str(method.endpoint) if isinstance(method, Method) else "the other side"
+
+
+def _in_words(code: grpc.StatusCode) -> str:
+    return str(code.name).lower().replace("_", " ")
+
+
+async def _next(open_call: Any, method: Any, progress_s: float) -> Any:
+    async with _translating(method, progress_s), asyncio.timeout(progress_s):
+        return await open_call.read()

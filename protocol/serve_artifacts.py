@@ -1,0 +1,151 @@
+"""Serving artifacts of a store: the methods Manifest and Fetch of the service Peer.
+
+    class PeerService(PeerServicer):
+        def __init__(self, artifacts: ArtifactService) -> None:
+            self.Manifest, self.Fetch = artifacts.Manifest, artifacts.Fetch
+
+A chunk travels as consecutive messages of its index, each with a piece of at
+most 256 KiB; the next chunks are read in a thread while these are sent. Streams
+whose reader stands still are ended by the server's gate. Stable within a
+protocol version.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from itertools import islice
+from typing import Any, Final
+
+import grpc
+
+from weft.checkpoints.manifest import Manifest as ArtifactManifest
+from weft.checkpoints.payload import Payload
+from weft.checkpoints.store import Store
+from weft.protocol.convert import digest_of
+from weft.protocol.errors import ArtifactDenied, BadMessage
+from weft.protocol.identity import Identity, identity_of
+from weft.protocol.limits import PIECE_BYTES, RANGES
+from weft.protocol.threads import ended, in_thread
+from weft.protocol.transfer import Range, indices_of
+from weft.protocol.v1.peer_pb2 import (
+    Chunk,
+    ChunkRange,
+    FetchRequest,
+    ManifestPiece,
+    ManifestRequest,
+)
+
+MayRead = Callable[[Identity, str], bool]
+"""Whether an identity may read the artifact of a digest."""
+
+_BATCH: Final = 4
+"""Chunks read at once: a hop to a thread costs as much as reading one."""
+
+
+def _everybody(identity: Identity, digest: str) -> bool:
+    return True
+
+
+class ArtifactService:
+    """Gives manifests and chunks to those who may read them.
+
+    Args:
+        store: where the artifacts lie.
+        may_read: asked once a call; everybody may where it is left out.
+    """
+
+    def __init__(self, store: Store, may_read: MayRead = _everybody) -> None:
+        self._store = store
+        self._may_read = may_read
+
+    async def Manifest(  # noqa: N802 - the wire's name
+        self, request: ManifestRequest, context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> AsyncGenerator[ManifestPiece, None]:
+        """The canonical manifest in pieces.
+
+        Raises:
+            BadMessage, NotFound, Denied: no digest, not here, not for the caller.
+        """
+        manifest = await self._readable(request.digest, context)
+        for piece in pieces_of(await in_thread(manifest.to_bytes)):
+            yield ManifestPiece(data=piece)
+
+    async def Fetch(  # noqa: N802 - the wire's name
+        self, request: FetchRequest, context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> AsyncGenerator[Chunk, None]:
+        """The chunks of the ranges asked for, in pieces, ascending.
+
+        Raises:
+            BadMessage, NotFound, Denied: as `Manifest`; ranges that are empty,
+                overlap, go backwards or lie outside the artifact.
+        """
+        manifest = await self._readable(request.digest, context)
+        ranges = checked_ranges(request.ranges, manifest.chunk_count)
+        with await in_thread(self._store.payload, request.digest) as payload:
+            async with aclosing(read_ahead(payload, indices_of(ranges))) as chunks:
+                async for index, data in chunks:
+                    for piece in pieces_of(data):
+                        yield Chunk(index=index, data=piece)
+
+    async def _readable(
+        self, digest: str, context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> ArtifactManifest:
+        digest_of(digest)
+        caller = identity_of(context)
+        if not self._may_read(caller, digest):
+            raise ArtifactDenied(f"{caller.name} may not read artifact {digest[:12]} here")
+        return await in_thread(self._store.manifest, digest)
+
+
+async def read_ahead(
+    payload: Payload, indices: Iterator[int]
+) -> AsyncGenerator[tuple[int, bytes], None]:
+    """Chunks of an artifact, the next batch read in a thread while one is used.
+
+    Raises:
+        CorruptArtifact: the bytes on the disk have changed.
+    """
+    reading = _begin(payload, indices)
+    try:
+        while batch := await asyncio.shield(reading):
+            reading = _begin(payload, indices)
+            for chunk in batch:
+                yield chunk
+    finally:
+        await ended(reading)
+        reading.exception()  # seen: whoever left early does not want the next batch
+
+
+def _begin(payload: Payload, indices: Iterator[int]) -> "asyncio.Task[list[tuple[int, bytes]]]":
+    batch = list(islice(indices, _BATCH))
+    return asyncio.create_task(asyncio.to_thread(_read, payload, batch))
+
+
+def _read(payload: Payload, indices: Sequence[int]) -> list[tuple[int, bytes]]:
+    return [(index, payload.read_chunk(index)) for index in indices]
+
+
+def pieces_of(data: bytes) -> Iterator[bytes]:
+    """Bytes cut as they travel: pieces of `PIECE_BYTES`, the last one shorter."""
+    for start in range(0, len(data), PIECE_BYTES):
+        yield data[start : start + PIECE_BYTES]
+
+
+def checked_ranges(ranges: Sequence[ChunkRange], chunk_count: int) -> list[Range]:
+    """The ranges of a request: ascending, disjoint, not empty, inside the artifact.
+
+    Raises:
+        BadMessage: they are not, or there are too many.
+    """
+    if len(ranges) > RANGES:
+        raise BadMessage(f"{len(ranges)} ranges of chunks; expected at most {RANGES}")
+    end, checked = 0, []
+    for one in ranges:
+        if not end <= one.start < one.stop <= chunk_count:
+            raise BadMessage(
+                f"range of chunks {one.start} to {one.stop} after {end}; expected ascending, "
+                f"disjoint ranges within {chunk_count}"
+            )
+        checked.append((one.start, one.stop))
+        end = one.stop
+    return checked

@@ -1,0 +1,19 @@
+"""What can be wrong with a study: its data, its split, its options."""
+
+from weft.errors import InvalidInput
+
+
+class BadData(InvalidInput):
+    """Arrays that are not a classification task."""
+
+
+class BadSplit(InvalidInput):
+    """A way of dealing examples out that does not exist or cannot be done."""
+
+
+class BadOption(InvalidInput):
+    """An option of a task or of a demo that is out of range."""
+
+
+class MissingExtra(InvalidInput):
+    """A library of an optional part is not installed; says which extra brings it."""

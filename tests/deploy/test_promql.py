@@ -1,0 +1,32 @@
+"""The reader of queries that the checks of alerts and panels stand on."""
+
+import pytest
+
+from tests.deploy.promql import Query, read_query
+
+
+@pytest.mark.parametrize(
+    ("expression", "selected", "grouped"),
+    [
+        ("up", {"up": set()}, set()),
+        ('up{job="a", node=~"b|c"} == 0', {"up": {"job", "node"}}, set()),
+        ("rate(x_total[5m])", {"x_total": set()}, set()),
+        (
+            "sum by (node, peer) (rate(x_total[$__rate_interval]))",
+            {"x_total": set()},
+            {"node", "peer"},
+        ),
+        (
+            "sum(a_sum) without (node) / count(a_count)",
+            {"a_sum": set(), "a_count": set()},
+            {"node"},
+        ),
+        ("a * on (node) group_left b{c!='d'}", {"a": set(), "b": {"c"}}, {"node"}),
+        ("increase(x[30m]) > 0 or (x unless x offset 30m)", {"x": set()}, set()),
+        ("histogram_quantile(0.95, sum by (le) (rate(h_bucket[5m])))", {"h_bucket": set()}, {"le"}),
+        ('label_replace(a, "node", "$1", "instance", "(.*):.*") > bool 1e3', {"a": set()}, set()),
+        ('a{b="c) by {d"} + 14 * 86400', {"a": {"b"}}, set()),
+    ],
+)
+def test_names_are_read(expression: str, selected: dict[str, set[str]], grouped: set[str]) -> None:
+    assert read_query(expression) == Query(selected, grouped)

@@ -1,0 +1,1 @@
+raise OSError("the data server is down")
