@@ -13,7 +13,8 @@ ONLY ?= *
 
 BIN := .venv/bin
 STAMP := .venv/.stamp
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+# Nothing is ever installed outside .venv, in whatever state an interruption left it.
+PIP := PIP_REQUIRE_VIRTUALENV=1 $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 PROTOS := $(sort $(wildcard protocol/v1/*.proto))
 # One thread a worker: two workers with two torch threads each starve the daemons under test.
 PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest
@@ -31,7 +32,8 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else \
 	  "weft needs Python 3.11 or newer, $(PYTHON) is %d.%d: make setup PYTHON=python3.12" % v[:2])'
 	@echo "setting up .venv: a few minutes the first time"
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -c 'import sys, pip; sys.exit(sys.prefix == sys.base_prefix or \
+	  not pip.__file__.startswith(sys.prefix))' 2>/dev/null || $(PYTHON) -m venv --clear .venv
 	@# torch alone and first: pinned, so that nothing below pulls another build of gigabytes
 	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch hatchling editables
 	@$(PIP) --no-build-isolation --editable '.[dev]'

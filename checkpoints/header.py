@@ -103,7 +103,10 @@ def parse_header(data: bytes, file_bytes: int, where: str) -> Header:
     Raises:
         MalformedFile: any rule of the format is broken; names the first.
     """
-    document = parse_strict(data.rstrip(b" "), f"{where}: header")
+    text = data.rstrip(b" ")
+    if not text.endswith(b"}"):
+        raise MalformedFile(f"{where}: header: does not end with '}}' and spaces only")
+    document = parse_strict(text, f"{where}: header")
     metadata = _metadata(document.pop("__metadata__", {}), where)
     entries = {name: _entry(name, value, where) for name, value in document.items()}
     data_start = LENGTH_BYTES + len(data)
@@ -122,7 +125,7 @@ def parse_header(data: bytes, file_bytes: int, where: str) -> Header:
 def layout(schema: Schema) -> tuple[TensorSpec, ...]:
     """The order of the tensors in a file: widest dtype first, then by name.
 
-    The order of the reference writer; with it every tensor is aligned to its dtype.
+    As in the reference writer; with it every tensor is aligned to its dtype.
     """
     return tuple(sorted(schema, key=lambda spec: (-DTYPE_BYTES[spec.dtype], spec.name)))
 

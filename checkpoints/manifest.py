@@ -247,6 +247,8 @@ def _manifest(document: Mapping[str, Json]) -> Manifest:
         raise BadManifest("manifest: codec and against must be texts")
     if not isinstance(metadata, dict) or not isinstance(tensors, list):
         raise BadManifest("manifest: metadata must be an object, tensors a list")
+    if len(tensors) > MAX_TENSORS:
+        raise TooLarge(f"manifest: {len(tensors)} tensors are beyond {MAX_TENSORS}")
     return Manifest(
         kind=_kind(kind),
         against=against,

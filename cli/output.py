@@ -21,7 +21,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 T = TypeVar("T")
 
 JsonFlag = Annotated[
@@ -46,7 +46,7 @@ def plain(value: object) -> Json:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, os.PathLike):
-        return os.fspath(value)
+        return str(value)
     return _plain_container(value)
 
 

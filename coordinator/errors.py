@@ -1,6 +1,14 @@
 """The coordinator's own errors, each of one of the families in `weft.errors`."""
 
-from weft.errors import Corrupt, Exhausted, NotFound, Refused, Unavailable, WeftError
+from weft.errors import (
+    Corrupt,
+    Exhausted,
+    InvalidInput,
+    NotFound,
+    Refused,
+    Unavailable,
+    WeftError,
+)
 
 
 class RunNotFound(NotFound):
@@ -9,6 +17,18 @@ class RunNotFound(NotFound):
 
 class NotAMember(NotFound):
     """The node has not joined the run."""
+
+
+class BaseMissing(NotFound):
+    """The base of a new run is not in the coordinator's store."""
+
+
+class BadSpecification(InvalidInput):
+    """A run that could never go as it is asked for."""
+
+
+class BadReport(InvalidInput):
+    """A report that is too large to be kept."""
 
 
 class RunExists(Refused):
@@ -31,6 +51,14 @@ class Contradiction(Refused):
     """A node says something else than it said before; the first word holds."""
 
 
+class WrongRole(InvalidInput):
+    """The coordinator's credentials are those of something else."""
+
+
+class BadMetricsAddress(InvalidInput):
+    """The status page cannot be listened on there."""
+
+
 class DataFolderInUse(Refused):
     """Another coordinator holds the lock of the data folder."""
 
@@ -45,6 +73,10 @@ class Superseded(Refused):
 
 class NotYet(Unavailable):
     """Newly started, the coordinator first waits to hear from the members."""
+
+
+class Stopping(Unavailable):
+    """The coordinator is going down; nodes go on and come back later."""
 
 
 class DatabaseFull(Exhausted):

@@ -11,34 +11,31 @@ event loop; only the repository blocks, in a thread.
 Figures that nodes report (metrics, bytes, words) are for people: they are kept
 in memory only, and so is the round of a member until the next change of its run
 takes it along. A report that says nothing else is not written at all; what a
-crash loses of it, the node's next report brings again.
+crash loses of it, the node's next report brings again. What only time brings is
+`weft.coordinator.timekeeper`'s.
 """
 
 import asyncio
 import difflib
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
 import structlog
 
-from weft.coordinator import global_sets
 from weft.coordinator.admission import require_member, require_serving
-from weft.coordinator.errors import DatabaseFull, NotYet, RunExists, RunNotFound
+from weft.coordinator.errors import DatabaseFull, NotYet, RunExists, RunNotFound, Stopping
 from weft.coordinator.leases import Leases, Waits
 from weft.coordinator.membership import advance, create, needs_current_rounds
 from weft.coordinator.records import (
     Created,
     Event,
     Joined,
-    LeasesExpired,
     Left,
     Reported,
-    Revoked,
     RunRecord,
-    SetOverdue,
 )
 from weft.coordinator.repository import Change, Repository
-from weft.protocol.run import NodeId, Phase, Plan, Report, RunName, RunSpec, RunState
+from weft.protocol.run import NodeId, Plan, Report, RunName, RunSpec
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +52,11 @@ class LiveRun:
 
 
 class Runs:
-    """See the module; `open` builds one."""
+    """See the module; `open` builds one.
+
+    Attributes:
+        on_change: told the seconds that each change took to be durable.
+    """
 
     def __init__(
         self, repository: Repository, clock: Callable[[], float], wall: Callable[[], float]
@@ -67,6 +68,8 @@ class Runs:
         self._writing = asyncio.Lock()
         self._changes: set[asyncio.Task[RunRecord]] = set()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._stopping = False
+        self.on_change: Callable[[float], None] = _nothing
 
     @classmethod
     async def open(
@@ -75,7 +78,8 @@ class Runs:
         """Load all runs; each member gets a fresh, full lease.
 
         Args:
-            repository: where the runs are; nobody else may write to it.
+            repository: where the runs are; nobody else may write to it. It is ours
+                to close from now on.
             clock: seconds of a monotonic clock.
             wall: seconds since 1970, for people.
 
@@ -83,7 +87,12 @@ class Runs:
             DatabaseDamaged, StorageFailed: see the repository.
         """
         runs = cls(repository, clock, wall)
-        for record in (await asyncio.to_thread(repository.load)).values():
+        try:
+            records = await asyncio.to_thread(repository.load)
+        except BaseException:
+            await asyncio.to_thread(repository.close)
+            raise
+        for record in records.values():
             runs._accept(record)
         return runs
 
@@ -149,7 +158,7 @@ class Runs:
         """The plan once it is newer than a version; the plan as it is past the timeout.
 
         Raises:
-            RunNotFound, RunHalted: as they say, also while waiting.
+            RunNotFound, RunHalted, Stopping: as they say, also while waiting.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -159,29 +168,15 @@ class Runs:
             plan = self._served(run).plan
         return plan
 
-    async def pass_time(self, *, expected_s: float) -> None:
-        """What only time brings: leases over, global sets overdue; to be called regularly.
-
-        Args:
-            expected_s: the usual time between two calls. A much longer one means that
-                this process was stopped: then every lease begins anew.
-        """
-        now = self._clock()
-        for live in self.all():
-            if live.leases.pass_time(now, expected_s=expected_s):
-                log.warning("this process stood still; fresh leases", run=live.record.name)
-            if live.record.plan.state is RunState.RUNNING:
-                await self._pass_time(live, now)
-
-    async def revoke(self, serials: Collection[str]) -> None:
-        """Write the revoked certificates into the plan of every run that goes on."""
-        event = Revoked(serials=tuple(sorted(serials)))
-        for live in self.all():
-            await self._unless_full(live.record.name, event)
-
     async def failure(self) -> None:
         """Wait for the error after which nobody may go on, and raise it."""
         await asyncio.shield(self._failure)
+
+    def stop(self) -> None:
+        """Send away who watches; what is asked for is still done."""
+        self._stopping = True
+        for live in self._live.values():
+            live.changed.set()
 
     async def close(self) -> None:
         """Wait for the changes under way, then let go of the repository."""
@@ -240,8 +235,10 @@ class Runs:
             )
 
     async def _commit(self, change: Change) -> None:
+        began = self._clock()
         try:
             await asyncio.to_thread(self._repository.commit, change)
+            self.on_change(self._clock() - began)
         except DatabaseFull:
             raise
         except Exception as error:
@@ -274,25 +271,15 @@ class Runs:
         log.debug("plan", run=plan.run, version=plan.version, members=len(plan.members))
 
     def _served(self, run: RunName) -> RunRecord:
+        if self._stopping:
+            raise Stopping("the coordinator is stopping; go on, and come back later")
         record = self.live(run).record
         require_serving(record)
         return record
 
-    async def _pass_time(self, live: LiveRun, now: float) -> None:
-        name, spec = live.record.name, live.record.spec
-        silent = live.leases.expired(now)
-        if silent:
-            await self._unless_full(name, LeasesExpired(nodes=silent))
-        live.waits.watch([p for p in Phase if global_sets.is_open(live.record, p)], now)
-        for phase in live.waits.overdue(spec.merge.deadline_s, now):
-            await self._unless_full(name, SetOverdue(phase=phase, silent=silent))
 
-    async def _unless_full(self, run: RunName, event: Event) -> None:
-        """On a full disk time brings the same event again; there is nobody to tell but the log."""
-        try:
-            await self.happen(run, event)
-        except DatabaseFull as error:
-            log.error("not kept", run=run, what=type(event).__name__, reason=str(error))
+def _nothing(seconds: float) -> None:
+    """Nobody wants to know how long a change took."""
 
 
 def _same_run(record: RunRecord, spec: RunSpec) -> RunRecord:

@@ -38,8 +38,8 @@ class _Extreme(Field):
         # depend on the order.
         values = addend.to(torch.float64) + 0.0
         if values.numel() > 0 and not all(math.isfinite(end) for end in _ends(values)):
-            index, value = first_marked(values, ~values.isfinite())
-            raise NonFinite(f"{where}: {value} at element {index}, expected a finite number")
+            value = first_marked(values, ~values.isfinite())
+            raise NonFinite(f"{where}: {value} found, expected finite numbers")
         return Cell(values)
 
     def require_member(self, cell: Cell, other: Cell, where: str) -> None:

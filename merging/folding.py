@@ -1,5 +1,6 @@
 """Folding contributions into a method's state, one at a time.
 
+>>> import torch
 >>> from weft.merging.methods.mean import Mean
 >>> state = FoldState.zero(Mean(), "fc.weight", (2,))
 >>> state.add(torch.tensor([1.0, 2.0], dtype=torch.float64), Facts(contribution="a"))
@@ -10,7 +11,6 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from weft.merging.errors import CannotMerge

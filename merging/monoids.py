@@ -34,7 +34,7 @@ def scalar(shape: Shape) -> Shape:
     Its addends may depend on facts only, never on the block: a tensor is folded in
     blocks, and each block must end with the same scalar.
     """
-    return (1,)
+    return ()
 
 
 @dataclass(slots=True)
@@ -126,7 +126,6 @@ def require_same_shape(cell: Cell, other: Cell, where: str) -> None:
         )
 
 
-def first_marked(values: Tensor, bad: Tensor) -> tuple[int, float]:
-    """Flat index and value of the first element that is marked."""
-    index = int(bad.flatten().nonzero()[0].item())
-    return index, float(values.flatten()[index].item())
+def first_marked(values: Tensor, marks: Tensor) -> float:
+    """The first value that is marked."""
+    return float(values[marks].flatten()[0].item())

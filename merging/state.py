@@ -79,6 +79,8 @@ class State:
         for name, field in fields.items():
             values = _take(tensors, name, field.state_shape(shape), field.dtype, where)
             reach = _take(tensors, name + _REACH, (1,), torch.int64, where)
+            if reach.item() < 0:
+                raise CorruptState(f"{where}: {name + _REACH!r} is negative")
             cells[name] = Cell(values.clone(), int(reach.item()))
         return State(fields, cells)
 

@@ -140,12 +140,12 @@ class Sum(_Integers):
         return math.frexp(self.bound)[1] - 1 - _FIRST_LIMB_BITS - limb * _LIMB_BITS
 
     def _beyond(self, addend: Tensor, where: str) -> NonFinite | OutOfBound:
-        index, value = first_marked(addend, ~(addend.abs() <= self.bound))
+        value = first_marked(addend, ~(addend.abs() <= self.bound))
         if not math.isfinite(value):
-            return NonFinite(f"{where}: {value} at element {index}, expected a finite number")
+            return NonFinite(f"{where}: {value} found, expected finite numbers")
         return OutOfBound(
-            f"{where}: {value:.10g} at element {index} is beyond the bound {self.bound:g} of exact"
-            " sums; scale the weights down, or give the method a larger `bound`"
+            f"{where}: {value:.10g} is beyond the bound {self.bound:g} of exact sums;"
+            " scale the weights down, or give the method a larger `bound`"
         )
 
 

@@ -32,8 +32,11 @@ class Board:
         return found
 
     async def _change_within(self, timeout_s: float) -> bool:
+        # Not asyncio.wait_for: Python 3.11's swallows a cancellation that comes
+        # together with the result.
         try:
-            await asyncio.wait_for(self._changed.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
         except TimeoutError:
             return False
         return True

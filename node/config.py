@@ -57,7 +57,7 @@ class NodeConfig(_Section):
     train: TrainConfig
 
 
-def load_config(path: Path) -> NodeConfig:
+def load_node_config(path: Path) -> NodeConfig:
     """Read a node's TOML file.
 
     Raises:

@@ -67,7 +67,7 @@ async def serve(config: NodeConfig, *, journal_of: JournalOpener = open_journal)
     """Run a node until its run is over, or SIGTERM or SIGINT comes.
 
     Args:
-        config: what `load_config` read.
+        config: what `load_node_config` read.
         journal_of: opens the journal; tests put a faulty one here.
 
     Raises:

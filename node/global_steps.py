@@ -111,10 +111,14 @@ class GlobalSteps:
                 return next_entry
             self.say(next_entry)
             await self._renew_promise(step.phase)
-            await self.board.wait_for(lambda: None, _ASK_EVERY_S)
+            await self._newer_plan(_ASK_EVERY_S)
             others = [node for node in step.members if node != self.me]
             answers = await asyncio.gather(*(self._ask(node, step.phase) for node in others))
             heard |= {node: answer for node, answer in answers if answer is not None}
+
+    async def _newer_plan(self, timeout_s: float) -> None:
+        held = self.plan_of().version
+        await self.board.wait_for(lambda: self.plan_of().version != held or None, timeout_s)
 
     async def _ask(self, node: NodeId, phase: Phase) -> tuple[NodeId, Announcement | None]:
         try:
@@ -219,4 +223,4 @@ class GlobalSteps:
                 )
             except Unavailable as away:
                 self.say(f"waiting for the statistics of {node}: {away}")
-                await self.board.wait_for(lambda: None, _ASK_EVERY_S)
+                await self._newer_plan(_ASK_EVERY_S)

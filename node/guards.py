@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from weft.checkpoints.engine import DeltaStatistics
 
 
+_NO_LENGTH = 1e-20  # squared; below it a sum of unit vectors is rounding
+
+
 class Reason(StrEnum):
     """Why an edge was not used."""
 
@@ -47,13 +50,14 @@ class Rejected:
     text: str
 
 
-def judge(statistics: DeltaStatistics, own: int, spec: GuardSpec) -> dict[str, Accepted | Rejected]:
+def judge(statistics: "DeltaStatistics", own: int, spec: GuardSpec) -> dict[str, Accepted | Rejected]:
     """Which contributions may be merged with one's own.
 
     In this order, each step on what the one before left: finite values; norm at
     most `norm_ratio` times the median norm; cosine to the mean of the others at
-    least `cosine`, the worst refused first and the rest looked at again. So no
-    NaN, no giant and no opposite moves the yardstick for the rest.
+    least `cosine`, the worst refused first and the rest looked at again. The mean
+    is that of unit vectors: a long one has one vote as well. So no NaN, no giant
+    and no opposite moves the yardstick for the rest.
 
     The median counts one's own; with an even number the middle value nearer to
     one's own is taken, so that of two nodes the own one is the yardstick. A
@@ -147,23 +151,25 @@ def _by_cosine(
             break
         rejected[worst] = Rejected(
             Reason.COSINE,
-            f"cosine {cosines[worst]:.4f} to the mean of the others; at least {least:g} is wanted",
+            f"cosine {cosines[worst]:.4f} to the mean direction of the others; at least {least:g} is wanted",
         )
     return rejected
 
 
 def _cosines_to_others(gram: Sequence[Sequence[float]], among: Sequence[int]) -> dict[int, float]:
-    # <d, s> / (|d| |s|) with s the sum of the others: their mean has the same angle.
-    # Those without an angle (d or s is zero) are left out.
-    rows = {index: math.fsum(gram[index][other] for other in among) for index in among}
+    # u_i the unit vectors, s their sum: <u_i, s - u_i> / |s - u_i|. Those without an
+    # angle (no length of their own, or none of the others' sum) are left out.
+    norms = {index: math.sqrt(gram[index][index]) for index in among if gram[index][index] > 0}
+    rows = {
+        one: math.fsum(gram[one][two] / (norms[one] * norms[two]) for two in norms)
+        for one in norms
+    }
     total = math.fsum(rows.values())
     cosines: dict[int, float] = {}
-    for index in among:
-        own_square = gram[index][index]
-        square = max(0.0, total - 2 * rows[index] + own_square)
-        scale = math.sqrt(own_square) * math.sqrt(square)
-        if scale > 0:
-            cosines[index] = (rows[index] - own_square) / scale
+    for index, row in rows.items():
+        square = total - 2 * row + 1
+        if square > _NO_LENGTH:
+            cosines[index] = (row - 1) / math.sqrt(square)
     return cosines
 
 

@@ -44,6 +44,7 @@ _SCHEMA = (
         seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, data TEXT NOT NULL, digest TEXT NOT NULL
     )""",
 )
+_INSERT = "INSERT INTO entries (seq, kind, data, digest) VALUES (?, ?, ?, ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,8 @@ class Journal:
             head, count = _verified(path, database, identity)
             _mark(began)
             return cls(path, database, head, count)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            # The module cannot even decode what SQLite says about some broken schemas.
             database.close()
             raise _failed(path, error) from error
         except BaseException:
@@ -177,7 +179,11 @@ class Journal:
         """All entries, oldest first, as they were checked when the journal was opened."""
         with self._lock:
             self._require_open()
-            rows = self._database.execute("SELECT seq, kind, data FROM entries ORDER BY seq")
+            query = "SELECT seq, kind, data FROM entries ORDER BY seq"
+            try:
+                rows = self._database.execute(query).fetchall()
+            except sqlite3.Error as error:
+                raise _failed(self._path, error) from error
             return [Record(seq, kind, json.loads(data)) for seq, kind, data in rows]
 
     def close(self) -> None:
@@ -207,7 +213,7 @@ class Journal:
         execute = self._database.execute
         execute("BEGIN IMMEDIATE")
         try:
-            execute("INSERT INTO entries VALUES (?, ?, ?, ?)", (seq, kind, data, digest))
+            execute(_INSERT, (seq, kind, data, digest))
             execute("UPDATE about SET value = ? WHERE key = 'head'", (f"{seq} {digest}",))
             execute("COMMIT")
         except sqlite3.Error:
@@ -253,7 +259,9 @@ def _verified(
         raise _corrupt(path, f"it says {list(about)} about itself")
     _require_format(path, about["format"])
     digest, count = _origin(about["identity"]), 0
-    for seq, kind, data, claimed in database.execute("SELECT * FROM entries ORDER BY seq"):
+    for seq, kind, data, claimed in database.execute(
+        "SELECT seq, kind, data, digest FROM entries ORDER BY seq"
+    ):
         count += 1
         digest = _digest(digest, count, str(kind), str(data))
         if seq != count or claimed != digest:
@@ -316,7 +324,7 @@ def _mark(marker: Path) -> None:
         os.close(folder)
 
 
-def _failed(path: Path, error: sqlite3.Error) -> JournalCorrupt | JournalFull:
+def _failed(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> JournalCorrupt | JournalFull:
     if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
         return JournalFull(f"no room on disk for journal {path}; free some, the node then goes on")
     return _corrupt(path, str(error))

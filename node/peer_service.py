@@ -6,7 +6,7 @@ caller asked for.
 """
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import grpc
@@ -52,7 +52,9 @@ class PeerService(PeerServicer):
         is_member: Callable[[Identity], bool],
     ) -> None:
         self._rounds, self._final, self._board = rounds, final, board
-        self._artifacts, self._shares = artifacts, shares
+        self._shares = shares
+        # Chunks leave as encoded messages; the gate sends bytes as they are.
+        self.Manifest, self.Fetch = artifacts.Manifest, artifacts.Fetch  # type: ignore[method-assign]
         self._status, self._is_member = status, is_member
 
     async def Contribution(  # noqa: N802 - the wire's name
@@ -124,20 +126,6 @@ class PeerService(PeerServicer):
             )
         digest = await self._shares.folded(chosen, request.share, _bounded(request.wait_s))
         return pb.ShareReply(ready=digest is not None, digest=digest or "")
-
-    async def Manifest(  # noqa: N802
-        self, request: pb.ManifestRequest, context: Context
-    ) -> AsyncIterator[pb.ManifestPiece]:
-        """The manifest of an artifact, in pieces."""
-        async for piece in self._artifacts.Manifest(request, context):
-            yield piece
-
-    async def Fetch(  # noqa: N802
-        self, request: pb.FetchRequest, context: Context
-    ) -> AsyncIterator[pb.Chunk]:
-        """Chunks of an artifact."""
-        async for chunk in self._artifacts.Fetch(request, context):
-            yield chunk
 
     async def Status(  # noqa: N802
         self, request: pb.StatusRequest, context: Context

@@ -189,8 +189,10 @@ class TrainingProcess:
                 raise
 
     async def _running(self) -> "_Child":
-        if self._child is not None and self._child.process.returncode is None:
-            return self._child
+        if self._child is not None:
+            if self._child.is_there:
+                return self._child
+            await self._discard(self._child)
         child = await _spawn(self._settings, self._log_file)
         self._child = child
         try:
@@ -224,6 +226,15 @@ class _Child:
         self._log_file = log_file
         self._busy = False
         self._stopped = False
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it lives; asked of the kernel, for asyncio hears of it later."""
+        try:
+            options = os.WEXITED | os.WNOWAIT | os.WNOHANG
+            return os.waitid(os.P_PID, self.process.pid, options) is None
+        except ChildProcessError:
+            return False
 
     async def ready(self, silence_limit_s: float) -> None:
         """Wait until the trainer is loaded."""

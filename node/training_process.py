@@ -5,9 +5,9 @@ and reading data costs seconds. It answers one request at a time over a socket o
 its own; what the user's code prints goes where its standard streams go. While it
 works, a thread shows that it lives.
 
-It never outlives the daemon: the kernel is told to kill it (Linux), and a thread
-that listens for requests ends the process, and its children, when the other end
-of the socket closes, even in the middle of a training.
+It does not outlive the daemon: a thread listens for requests all the time, and
+when the other end of the socket closes it kills the process and its children,
+even in the middle of a training. A process that was stopped is woken for that.
 """
 
 import ctypes
@@ -183,8 +183,9 @@ def _end_all() -> None:
 
 
 def _die_with(parent: int) -> None:
+    # Not SIGKILL: it would come before the listener and leave the user's children alone.
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
     if parent and os.getppid() != parent:
         _end_all()
 

@@ -16,7 +16,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import grpc
 
@@ -31,6 +31,13 @@ from weft.protocol.v1.coordinator_pb2_grpc import CoordinatorStub
 from weft.protocol.v1.peer_pb2_grpc import PeerStub
 
 Answer = TypeVar("Answer")
+
+_FAILURES: Final = (
+    grpc.aio.AioRpcError,
+    grpc.aio.UsageError,
+    TimeoutError,
+    asyncio.CancelledError,
+)
 
 
 class ChannelPool:
@@ -116,14 +123,20 @@ async def stream(
         Stalled: nothing came for `progress_s`.
         WeftError: as `call`.
     """
-    open_call = method.unbounded(request)
     wait_s = progress_s if first_s is None else first_s
+    async with _translating(method, wait_s):
+        open_call = method.unbounded(request)
     try:
         while True:
-            message = await _next(open_call, method, wait_s)
-            wait_s = progress_s
+            # Written out and not in _translating: it runs for every message of a transfer.
+            try:
+                async with asyncio.timeout(wait_s):
+                    message = await open_call.read()
+            except _FAILURES as error:
+                await _raise(error, method, wait_s)
             if message is grpc.aio.EOF:  # type: ignore[attr-defined]
                 return
+            wait_s = progress_s
             yield message
     finally:
         open_call.cancel()
@@ -136,7 +149,8 @@ async def send(method: Any, requests: AsyncIterable[Any], *, progress_s: float =
         Stalled: the other side took or answered nothing for `progress_s`.
         WeftError: as `call`.
     """
-    open_call = method.unbounded()
+    async with _translating(method, progress_s):
+        open_call = method.unbounded()
     try:
         async for request in requests:
             async with _translating(method, progress_s), asyncio.timeout(progress_s):
@@ -145,9 +159,9 @@ async def send(method: Any, requests: AsyncIterable[Any], *, progress_s: float =
             await open_call.done_writing()
             return await open_call
     except asyncio.InvalidStateError:
-        # The call was over before everything was written; its status says why.
-        details = await open_call.details()
-        raise error_of(await open_call.code(), f"{method.endpoint}: {details}") from None
+        # It answered before everything was written: it needs no more, or refuses.
+        async with _translating(method, progress_s):
+            return await open_call
     finally:
         open_call.cancel()
 
@@ -191,22 +205,24 @@ async def _translating(method: Any, timeout_s: float) -> AsyncIterator[None]:
     """Turn what gRPC and asyncio raise around a call into errors of weft."""
     try:
         yield
-    except grpc.aio.AioRpcError as error:
-        raise await _translated(error, method, timeout_s) from error
-    except TimeoutError:
-        raise Stalled(f"{_whom(method)}: {method} stood still for {timeout_s:g} s") from None
-    except grpc.aio.UsageError as error:
-        raise Unavailable(f"{_whom(method)}: the channel is closed") from error
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        # Nobody cancelled us: the channel was closed under the call.
-        raise Unavailable(f"{_whom(method)}: the channel was closed") from None
+    except _FAILURES as error:
+        await _raise(error, method, timeout_s)
 
 
-async def _translated(error: grpc.aio.AioRpcError, method: Any, timeout_s: float) -> WeftError:
-    """The error of weft that a failed call means, naming the peer."""
+async def _raise(error: BaseException, method: Any, timeout_s: float) -> NoReturn:
+    """Raise the error of weft that a failed call means; a cancellation of ours stays one."""
+    task = asyncio.current_task()
+    if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
+        raise error
+    if isinstance(error, grpc.aio.AioRpcError):
+        raise await _from_status(error, method, timeout_s) from error
+    if isinstance(error, TimeoutError):
+        raise Stalled(f"{_whom(method)}: {method} stood still for {timeout_s:g} s") from error
+    # Nobody cancelled us: the channel was closed, before the call or under it.
+    raise Unavailable(f"{_whom(method)}: the channel was closed") from error
+
+
+async def _from_status(error: grpc.aio.AioRpcError, method: Any, timeout_s: float) -> WeftError:
     code, details = error.code(), error.details() or _in_words(error.code())
     if isinstance(method, Method) and code is grpc.StatusCode.UNAVAILABLE:
         try:
@@ -224,8 +240,3 @@ def _whom(method: Any) -> str:
 
 def _in_words(code: grpc.StatusCode) -> str:
     return str(code.name).lower().replace("_", " ")
-
-
-async def _next(open_call: Any, method: Any, progress_s: float) -> Any:
-    async with _translating(method, progress_s), asyncio.timeout(progress_s):
-        return await open_call.read()

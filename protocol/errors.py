@@ -4,7 +4,16 @@ Each class derives from a family of `weft.errors`; the family says what a caller
 can do, the class says which part found it. Stable.
 """
 
-from weft.errors import Corrupt, Denied, Exhausted, InvalidInput, NotFound, Refused, Unavailable
+from weft.errors import (
+    Corrupt,
+    Denied,
+    Exhausted,
+    InvalidInput,
+    NotFound,
+    Refused,
+    Stalled,
+    Unavailable,
+)
 
 
 class BadConfiguration(InvalidInput):
@@ -55,7 +64,7 @@ class TransferFailed(Unavailable):
     """No holder could give the artifact; names what each of them said."""
 
 
-class TransferStalled(TransferFailed):
+class TransferStalled(Stalled):
     """Every holder stood still for longer than the progress deadline."""
 
 

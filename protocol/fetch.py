@@ -14,17 +14,23 @@ import random
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import grpc
 
 from weft.checkpoints.digest import digest_of
 from weft.checkpoints.manifest import Manifest
 from weft.checkpoints.staging import Staging
 from weft.checkpoints.store import Store
-from weft.errors import Corrupt, WeftError
+from weft.errors import WeftError
 from weft.protocol.channel import ChannelPool, peer_stub, stream
 from weft.protocol.errors import CorruptTransfer
+from weft.protocol.landing import Desk, SenderFault
 from weft.protocol.limits import MANIFEST_BYTES, PROGRESS_S
-from weft.protocol.threads import ended, in_thread
+from weft.protocol.pieces import decode
+from weft.protocol.threads import in_thread
 from weft.protocol.transfer import (
     AskChunks,
     AskManifest,
@@ -37,13 +43,6 @@ from weft.protocol.transfer import (
     indices_of,
 )
 from weft.protocol.v1.peer_pb2 import ChunkRange, FetchRequest, ManifestRequest
-from weft.protocol.v1.peer_pb2_grpc import PeerStub
-
-_BATCH = 8
-"""Most whole chunks that wait for the disk while others are written."""
-
-Whole = tuple[int, list[bytes]]
-"""A chunk's index and its bytes, in parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +146,10 @@ class _Asking:
         digest, data = self.download.digest, bytearray()
         request = ManifestRequest(digest=digest)
         pieces = stream(
-            self.stub(holder).Manifest, request, progress_s=self.progress_s, first_s=patience_s
+            peer_stub(self.channel(holder)).Manifest,
+            request,
+            progress_s=self.progress_s,
+            first_s=patience_s,
         )
         async with aclosing(pieces):
             async for piece in pieces:
@@ -156,10 +158,16 @@ class _Asking:
                     raise CorruptTransfer(f"{holder} sends a manifest that does not end")
         return await in_thread(_parsed, bytes(data), digest, holder)
 
-    def stub(self, holder: str) -> PeerStub:
-        """The holder's methods, over a connection for bulk."""
+    def channel(self, holder: str) -> grpc.aio.Channel:
+        """To the holder, over a connection for bulk."""
         found = self.holders[holder]
-        return peer_stub(self.pool.to(found.address, found.name, bulk=True))
+        return self.pool.to(found.address, found.name, bulk=True)
+
+    def fetch_method(self, holder: str) -> Any:
+        """The holder's Fetch, whose messages are decoded as `weft.protocol.pieces` does."""
+        return self.channel(holder).unary_stream(
+            "/weft.v1.Peer/Fetch", FetchRequest.SerializeToString, decode
+        )
 
     def failed(self, holder: str, error: WeftError) -> None:
         """Tell the download."""
@@ -237,21 +245,28 @@ class _Fetch:
 
     async def _ask(self, step: AskChunks, staging: Staging) -> None:
         """One answer of one holder: as much of it as comes and is right."""
-        desk = _Desk(self._download, step.holder, staging)
+        desk = Desk(staging, partial(self._download.stored, step.holder))
         try:
-            try:
-                await self._take(step, staging.manifest, desk)
-            finally:
-                await desk.settle()
-        except _HoldersFault as fault:
+            await self._take(step, staging.manifest, desk)
+        except SenderFault as fault:
             self._asking.failed(step.holder, fault.error)
+        finally:
+            await desk.abandon()
 
-    async def _take(self, step: AskChunks, manifest: Manifest, desk: "_Desk") -> None:
+    async def _take(self, step: AskChunks, manifest: Manifest, desk: Desk) -> None:
+        try:
+            await self._stream(step, manifest, desk)
+        except SenderFault:
+            await desk.settle()  # what came before the fault stays
+            raise
+        await desk.settle()
+
+    async def _stream(self, step: AskChunks, manifest: Manifest, desk: Desk) -> None:
         expected = (manifest.chunk(index) for index in indices_of(step.ranges))
-        chunks = Chunks(expected, step.holder)
+        chunks = Chunks(expected, step.holder, desk.buffer)
         ranges = [ChunkRange(start=start, stop=stop) for start, stop in step.ranges]
         pieces = stream(
-            self._asking.stub(step.holder).Fetch,
+            self._asking.fetch_method(step.holder),
             FetchRequest(digest=manifest.digest, ranges=ranges),
             progress_s=self._progress_s,
             first_s=step.patience_s,
@@ -263,82 +278,8 @@ class _Fetch:
                     if piece is None:
                         chunks.require_end()
                         return
-                    whole = chunks.take(piece.index, piece.data)
+                    whole = chunks.take(*piece)
                 except WeftError as error:
-                    raise _HoldersFault(error) from error
+                    raise SenderFault(error) from error
                 if whole is not None:
                     await desk.put(whole)
-
-
-class _HoldersFault(Exception):
-    """What a holder did wrong, apart from what goes wrong on this side."""
-
-    def __init__(self, error: WeftError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-@dataclass(slots=True)
-class _Desk:
-    """Takes whole chunks to the disk in a thread, a batch at a time, while others arrive."""
-
-    download: Download
-    holder: str
-    staging: Staging
-    _waiting: list[Whole] = field(default_factory=list)
-    _writing: "asyncio.Task[_Written] | None" = None
-
-    async def put(self, whole: Whole) -> None:
-        """Hand over a chunk; waits where the disk is slower than the network."""
-        self._waiting.append(whole)
-        if self._writing is None or self._writing.done() or len(self._waiting) >= _BATCH:
-            await self._book()
-            self._begin()
-
-    async def settle(self) -> None:
-        """Wait until everything handed over is stored."""
-        await self._book()
-        self._begin()
-        await self._book()
-
-    def _begin(self) -> None:
-        """Start to write what waits."""
-        if self._waiting:
-            batch, self._waiting = self._waiting, []
-            self._writing = asyncio.create_task(asyncio.to_thread(_write, self.staging, batch))
-
-    async def _book(self) -> None:
-        """Wait for the batch under way, and tell the download what is stored."""
-        if self._writing is None:
-            return
-        await ended(self._writing)
-        writing, self._writing = self._writing, None
-        written = writing.result()
-        self.download.stored(self.holder, written.indices)
-        if written.error is not None:
-            raise _HoldersFault(written.error)
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """Which chunks of a batch are stored, and why one is not."""
-
-    indices: list[int]
-    error: WeftError | None = None
-
-
-def _write(staging: Staging, batch: Sequence[Whole]) -> _Written:
-    """Verify and write a batch. Blocks.
-
-    Raises:
-        WeftError: what is this side's own (a full disk).
-    """
-    stored: list[int] = []
-    error: WeftError | None = None
-    for index, parts in batch:
-        try:
-            staging.write_chunk(index, parts[0] if len(parts) == 1 else b"".join(parts))
-            stored.append(index)
-        except Corrupt as wrong:
-            error = wrong
-    return _Written(stored, error)

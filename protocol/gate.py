@@ -154,7 +154,9 @@ class _Call:
             raise BadMessage(f"{self._method}: the message cannot be parsed") from error
 
     def _serialize(self, response: Any) -> bytes:
-        data: bytes = self._inner.response_serializer(response)
+        # Fetch hands over encoded messages; see weft.protocol.pieces.
+        encoded = isinstance(response, bytes)
+        data: bytes = response if encoded else self._inner.response_serializer(response)
         self._count("sent", len(data))
         return data
 

@@ -18,17 +18,18 @@ from typing import Any, Final
 
 import grpc
 
+from weft.checkpoints.digest import CHUNK_BYTES
 from weft.checkpoints.manifest import Manifest as ArtifactManifest
 from weft.checkpoints.payload import Payload
 from weft.checkpoints.store import Store
 from weft.protocol.convert import digest_of
 from weft.protocol.errors import ArtifactDenied, BadMessage
 from weft.protocol.identity import Identity, identity_of
-from weft.protocol.limits import PIECE_BYTES, RANGES
+from weft.protocol.limits import RANGES
+from weft.protocol.pieces import encode, pieces_of
 from weft.protocol.threads import ended, in_thread
 from weft.protocol.transfer import Range, indices_of
 from weft.protocol.v1.peer_pb2 import (
-    Chunk,
     ChunkRange,
     FetchRequest,
     ManifestPiece,
@@ -38,7 +39,7 @@ from weft.protocol.v1.peer_pb2 import (
 MayRead = Callable[[Identity, str], bool]
 """Whether an identity may read the artifact of a digest."""
 
-_BATCH: Final = 4
+_BATCH: Final = 2
 """Chunks read at once: a hop to a thread costs as much as reading one."""
 
 
@@ -68,12 +69,12 @@ class ArtifactService:
         """
         manifest = await self._readable(request.digest, context)
         for piece in pieces_of(await in_thread(manifest.to_bytes)):
-            yield ManifestPiece(data=piece)
+            yield ManifestPiece(data=bytes(piece))
 
     async def Fetch(  # noqa: N802 - the wire's name
         self, request: FetchRequest, context: "grpc.aio.ServicerContext[Any, Any]"
-    ) -> AsyncGenerator[Chunk, None]:
-        """The chunks of the ranges asked for, in pieces, ascending.
+    ) -> AsyncGenerator[bytes, None]:
+        """The chunks of the ranges asked for, in pieces, ascending: Chunk messages, encoded.
 
         Raises:
             BadMessage, NotFound, Denied: as `Manifest`; ranges that are empty,
@@ -85,7 +86,7 @@ class ArtifactService:
             async with aclosing(read_ahead(payload, indices_of(ranges))) as chunks:
                 async for index, data in chunks:
                     for piece in pieces_of(data):
-                        yield Chunk(index=index, data=piece)
+                        yield encode(index, piece)
 
     async def _readable(
         self, digest: str, context: "grpc.aio.ServicerContext[Any, Any]"
@@ -99,16 +100,20 @@ class ArtifactService:
 
 async def read_ahead(
     payload: Payload, indices: Iterator[int]
-) -> AsyncGenerator[tuple[int, bytes], None]:
-    """Chunks of an artifact, the next batch read in a thread while one is used.
+) -> AsyncGenerator[tuple[int, memoryview], None]:
+    """Chunks of an artifact, verified; the next batch is read in a thread while one is used.
+
+    What is yielded is a view of a buffer that is used again for the batch after next.
 
     Raises:
         CorruptArtifact: the bytes on the disk have changed.
     """
-    reading = _begin(payload, indices)
+    spare, buffers = ([bytearray(CHUNK_BYTES) for _ in range(_BATCH)] for _ in "ab")
+    reading = _begin(payload, indices, buffers)
     try:
         while batch := await asyncio.shield(reading):
-            reading = _begin(payload, indices)
+            spare, buffers = buffers, spare
+            reading = _begin(payload, indices, buffers)
             for chunk in batch:
                 yield chunk
     finally:
@@ -116,19 +121,27 @@ async def read_ahead(
         reading.exception()  # seen: whoever left early does not want the next batch
 
 
-def _begin(payload: Payload, indices: Iterator[int]) -> "asyncio.Task[list[tuple[int, bytes]]]":
-    batch = list(islice(indices, _BATCH))
-    return asyncio.create_task(asyncio.to_thread(_read, payload, batch))
+def _begin(
+    payload: Payload, indices: Iterator[int], buffers: Sequence[bytearray]
+) -> "asyncio.Task[list[tuple[int, memoryview]]]":
+    batch = list(islice(indices, len(buffers)))
+    return asyncio.create_task(asyncio.to_thread(_read, payload, batch, buffers))
 
 
-def _read(payload: Payload, indices: Sequence[int]) -> list[tuple[int, bytes]]:
-    return [(index, payload.read_chunk(index)) for index in indices]
+def _read(
+    payload: Payload, indices: Sequence[int], buffers: Sequence[bytearray]
+) -> list[tuple[int, memoryview]]:
+    return [
+        (index, _fill(payload, index, buffer))
+        for index, buffer in zip(indices, buffers, strict=False)
+    ]
 
 
-def pieces_of(data: bytes) -> Iterator[bytes]:
-    """Bytes cut as they travel: pieces of `PIECE_BYTES`, the last one shorter."""
-    for start in range(0, len(data), PIECE_BYTES):
-        yield data[start : start + PIECE_BYTES]
+def _fill(payload: Payload, index: int, buffer: bytearray) -> memoryview:
+    chunk = payload.manifest.chunk(index)
+    into = memoryview(buffer)[: chunk.length]
+    payload.fill(chunk.name, into, chunk.offset_in_tensor)
+    return into
 
 
 def checked_ranges(ranges: Sequence[ChunkRange], chunk_count: int) -> list[Range]:

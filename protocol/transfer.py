@@ -20,11 +20,12 @@ What holds whatever the holders do:
 Stable within a protocol version.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
+from weft.checkpoints.digest import CHUNK_BYTES
 from weft.checkpoints.manifest import ChunkRef, Manifest
 from weft.errors import (
     Corrupt,
@@ -201,54 +202,68 @@ def pause_s(failures: int, chance: float) -> float:
     return ceiling * (0.5 + chance / 2)
 
 
-@dataclass(slots=True)
 class Chunks:
     """Puts the pieces of one answer together, and refuses what was not asked for.
 
-    Attributes:
+    Args:
         expected: the chunks that were asked for, in order.
         source: who sends, for errors.
+        buffers: gives a buffer of at least a chunk's length for the next chunk.
     """
 
-    expected: Iterator[ChunkRef]
-    source: str
-    _current: ChunkRef | None = None
-    _parts: list[bytes] = field(default_factory=list)
-    _held: int = 0
+    def __init__(
+        self,
+        expected: Iterator[ChunkRef],
+        source: str,
+        buffers: Callable[[], bytearray] = lambda: bytearray(CHUNK_BYTES),
+    ) -> None:
+        self._expected = expected
+        self._source = source
+        self._buffers = buffers
+        self._current = next(expected, None)
+        self._buffer: memoryview | None = None
+        self._held = 0
 
-    def __post_init__(self) -> None:
-        self._current = next(self.expected, None)
+    def take(self, index: int, data: bytes | memoryview) -> tuple[int, memoryview] | None:
+        """Take the next piece; the chunk's index and bytes where it completes one.
 
-    def take(self, index: int, data: bytes) -> tuple[int, list[bytes]] | None:
-        """Take the next piece; the chunk's index and parts where it completes one.
+        The bytes are a view of a buffer that `buffers` gave: it is the caller's again.
 
         Raises:
             CorruptTransfer: a piece of another chunk, an empty or a tiny one, or
                 more bytes than the chunk has.
         """
-        current = self._current
-        if current is None:
-            raise CorruptTransfer(f"{self.source} sends chunk {index}; all asked for had come")
-        if index != current.index:
+        current = self._require_next(index)
+        held = self._held + len(data)
+        if held > current.length:
             raise CorruptTransfer(
-                f"{self.source} sends chunk {index}; chunk {current.index} was to come"
+                f"{self._source} sends {held} bytes of chunk {index}; it has {current.length}"
             )
-        self._held += len(data)
-        if self._held > current.length:
+        if held < current.length and len(data) < LEAST_PIECE_BYTES:
             raise CorruptTransfer(
-                f"{self.source} sends {self._held} bytes of chunk {index}; it has {current.length}"
-            )
-        if self._held < current.length and len(data) < LEAST_PIECE_BYTES:
-            raise CorruptTransfer(
-                f"{self.source} sends chunk {index} in pieces of {len(data)} bytes; "
+                f"{self._source} sends chunk {index} in pieces of {len(data)} bytes; "
                 f"expected at least {LEAST_PIECE_BYTES}"
             )
-        self._parts.append(data)
-        if self._held < current.length:
-            return None
-        parts, self._parts, self._held = self._parts, [], 0
-        self._current = next(self.expected, None)
-        return index, parts
+        if self._buffer is None:
+            self._buffer = memoryview(self._buffers())
+        self._buffer[self._held : held] = data
+        self._held = held
+        return self._whole(current) if held == current.length else None
+
+    def _require_next(self, index: int) -> ChunkRef:
+        if self._current is None:
+            raise CorruptTransfer(f"{self._source} sends chunk {index}; all asked for had come")
+        if index != self._current.index:
+            raise CorruptTransfer(
+                f"{self._source} sends chunk {index}; chunk {self._current.index} was to come"
+            )
+        return self._current
+
+    def _whole(self, chunk: ChunkRef) -> tuple[int, memoryview]:
+        view = (self._buffer or memoryview(b""))[: chunk.length]
+        self._buffer, self._held = None, 0
+        self._current = next(self._expected, None)
+        return chunk.index, view
 
     def require_end(self) -> None:
         """The answer is over; all that was asked for must have come.
@@ -258,7 +273,7 @@ class Chunks:
         """
         if self._current is not None:
             raise TransferFailed(
-                f"{self.source} ended after {self._held} of {self._current.length} bytes of "
+                f"{self._source} ended after {self._held} of {self._current.length} bytes of "
                 f"chunk {self._current.index}, with more asked for"
             )
 

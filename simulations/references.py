@@ -31,6 +31,7 @@ class TaskOptions:
     batch: int = 32
     optimizer: str = "sgd"
     lr: float = 0.0
+    decay: float = 0.93
     model: str = "mlp"
     limit: int = 0
 

@@ -46,5 +46,6 @@ def test_a_change_of_what_is_installed_sets_up_again(file: str) -> None:
     installs = [line for line in plan if " install " in line]
     assert len(installs) == 2
     assert all("--constraint constraints.txt" in line for line in installs)
+    assert all("PIP_REQUIRE_VIRTUALENV=1" in line for line in installs)
     assert " torch " in installs[0]
     assert plan[-1].startswith("touch ")

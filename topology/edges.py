@@ -19,6 +19,14 @@ def summed(index: Int32, weights: Float64, nodes: int) -> Float64:
     return np.asarray(np.bincount(index, weights, minlength=nodes), dtype=np.float64)
 
 
+def sorted_distinct(keys: Int64) -> Int64:
+    """Each number once, rising; several times faster than `np.unique`."""
+    keys = np.sort(keys)
+    first = np.ones(len(keys), dtype=np.bool_)
+    np.not_equal(keys[1:], keys[:-1], out=first[1:])
+    return keys[first]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Edges:
     """Entry e: node `receivers[e]` takes from node `senders[e]`; both (entries,) int32."""
@@ -37,7 +45,7 @@ class Edges:
         receivers, senders = receivers.astype(np.int64), senders.astype(np.int64)
         apart = receivers != senders
         receivers, senders = receivers[apart], senders[apart]
-        keys = np.unique(receivers * nodes + senders)
+        keys = sorted_distinct(receivers * nodes + senders)
         receivers, senders = keys // nodes, keys % nodes
         directed = not np.array_equal(keys, np.sort(senders * nodes + receivers))
         return cls(nodes, receivers.astype(np.int32), senders.astype(np.int32), directed)
@@ -65,7 +73,7 @@ class Edges:
         """The pairs joined in either direction, each once: (left, right), left < right."""
         low = np.minimum(self.receivers, self.senders).astype(np.int64)
         high = np.maximum(self.receivers, self.senders).astype(np.int64)
-        keys = np.unique(low * self.nodes + high)
+        keys = sorted_distinct(low * self.nodes + high)
         return keys // self.nodes, keys % self.nodes
 
     def joined(self, other: "Edges") -> "Edges":

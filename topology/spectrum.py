@@ -21,6 +21,15 @@ DENSE = 400
 SAMPLES = 512
 """Rounds that stand for a schedule that is drawn by chance."""
 
+CLOSE = 1e-6
+"""How exactly large spectra are iterated."""
+
+RESTARTS = 60
+"""Of the iteration, about twenty multiplications each, before it is given up."""
+
+SLOW, THIN = 1e-3, 6
+"""Below that gap, with at most that many weights a node, W is factorised instead."""
+
 SAMPLED_ENTRIES = 20_000_000
 """Weights that are held for them at once."""
 
@@ -129,17 +138,21 @@ def _second_of_sparse(mixing: Mixing) -> float:
 
     if not mixing.is_symmetric:
         return float(np.abs(_largest_moduli(apply, mixing.nodes)).max())
+    thin = len(mixing.weights) <= THIN * mixing.nodes
     try:
-        return float(np.abs(_largest_moduli(apply, mixing.nodes, symmetric=True)).max())
+        second = float(np.abs(_largest_moduli(apply, mixing.nodes, symmetric=True)).max())
     except BadGraph:
-        return _second_near_one(mixing)
+        if not thin:
+            raise
+        second = 1.0
+    return _second_near_one(mixing) if 1 - second < SLOW and thin else second
 
 
 def _second_near_one(mixing: Mixing) -> float:
-    """lambda_2 of a slowly mixing symmetric W: by factorising W - (1 + 1e-9) I.
+    """The lambda_2 of a slow and thin symmetric W, which iteration finds too coarsely.
 
-    Thin graphs, the slow ones, factorise well. No eigenvalue is below
-    2 min_i W_ii - 1, so lambda_n does not matter where lambda_2 is nearer to 1.
+    By factorising W - (1 + 1e-9) I, which thin graphs bear. No eigenvalue is below
+    2 min_i W_ii - 1, so that lambda_n, far from 1, is never in the way.
     """
     from scipy.sparse.linalg import eigsh
 
@@ -147,8 +160,7 @@ def _second_near_one(mixing: Mixing) -> float:
     values = eigsh(
         mixing.sparse().tocsc(), k=2, sigma=1 + 1e-9, v0=start, return_eigenvectors=False
     )
-    own = mixing.weights[mixing.receivers == mixing.senders].min()
-    return max(float(values.min()), 1.0 - 2.0 * float(own) if values.min() < 1 - 2 * own else 0.0)
+    return float(values.min())
 
 
 def _largest_moduli(
@@ -164,7 +176,13 @@ def _largest_moduli(
     iterate = eigsh if symmetric else eigs
     try:
         values = iterate(
-            operator, k=count, which="LM", v0=start, maxiter=300, return_eigenvectors=False
+            operator,
+            k=count,
+            which="LM",
+            v0=start,
+            maxiter=RESTARTS,
+            tol=CLOSE,
+            return_eigenvectors=False,
         )
     except ArpackError as error:
         raise BadGraph(

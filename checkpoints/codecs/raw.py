@@ -2,8 +2,9 @@
 
 For float64 models in float64. Integer and boolean tensors are stored as they
 are. Simple, fast, and readable by anyone; not bit-exact: base plus difference is
-rounded once more, so a decoded float32 value may be half a unit in the last place
-of the larger of the two away. `lossless` is exact and smaller.
+rounded once more, so a decoded float32 value may be a unit in the last place of
+the larger of the two away, and -0.0 may come back as 0.0. `lossless` is exact and
+smaller.
 """
 
 from collections.abc import Iterable, Iterator

@@ -9,7 +9,7 @@ CLUSTERS, WIDTH = 6, 16
 class Clusters:
     """Tells which cluster a point belongs to, knowing well only the clusters of its shard."""
 
-    def __init__(self, shard: int, samples: int = 600) -> None:
+    def __init__(self, shard: int = 0, samples: int = 600) -> None:
         self.train_x, self.train_y = draw(samples, seed=shard, mostly=(2 * shard, 2 * shard + 1))
         self.test_x, self.test_y = draw(2000, seed=1000, mostly=tuple(range(CLUSTERS)))
         self.data_size = samples

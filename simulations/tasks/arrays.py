@@ -10,13 +10,18 @@ labels whole numbers from 0.
 """
 
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weft.simulations.errors import BadData
+
+Inputs: TypeAlias = NDArray[np.float32]
+Labels: TypeAlias = NDArray[np.int64]
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -30,10 +35,10 @@ class ArrayTask:
     are int64 (n,) in 0..classes-1.
     """
 
-    x_train: NDArray[np.float32]
-    y_train: NDArray[np.int64]
-    x_test: NDArray[np.float32]
-    y_test: NDArray[np.int64]
+    x_train: Inputs
+    y_train: Labels
+    x_test: Inputs
+    y_test: Labels
     classes: int
 
 
@@ -44,48 +49,37 @@ def load_npz(path: str | Path) -> ArrayTask:
         BadData: no such file, not an .npz, an array missing or of a wrong
             shape or type, labels without examples, values that are not finite.
     """
-    arrays = _read(Path(path))
-    missing = [key for key in KEYS if key not in arrays]
-    if missing:
-        raise BadData(f"{path}: no {', '.join(missing)}; a task holds {', '.join(KEYS)}")
-    return make_task(where=str(path), **{key: arrays[key] for key in KEYS})
+    return make_task(_read(Path(path)), where=str(path))
 
 
-def make_task(
-    *,
-    x_train: NDArray[np.generic],
-    y_train: NDArray[np.generic],
-    x_test: NDArray[np.generic],
-    y_test: NDArray[np.generic],
-    where: str = "task",
-) -> ArrayTask:
+def make_task(arrays: Mapping[str, NDArray[np.generic]], *, where: str = "task") -> ArrayTask:
     """Check four arrays and bring them to the dtypes of a task; nothing is mutated.
 
+    Args:
+        arrays: the four, by name.
+        where: stands in front of what is wrong.
+
     Raises:
-        BadData: as `load_npz`, with `where` in front.
+        BadData: as `load_npz`.
     """
-    if x_train.shape[1:] != x_test.shape[1:]:
-        raise BadData(
-            f"{where}: x_train has examples of shape {x_train.shape[1:]}, "
-            f"x_test of {x_test.shape[1:]}; expected the same"
-        )
-    labels = {"y_train": _labels(y_train, f"{where}: y_train")}
-    labels["y_test"] = _labels(y_test, f"{where}: y_test")
-    train, test = _inputs(x_train, f"{where}: x_train"), _inputs(x_test, f"{where}: x_test")
-    mean, deviation = train.mean(dtype=np.float64), train.std(dtype=np.float64)
+    missing = [key for key in KEYS if key not in arrays]
+    if missing:
+        raise BadData(f"{where}: no {', '.join(missing)}; a task holds {', '.join(KEYS)}")
+    x_train, x_test = (_inputs(arrays[key], f"{where}: {key}") for key in ("x_train", "x_test"))
+    y_train, y_test = (_labels(arrays[key], f"{where}: {key}") for key in ("y_train", "y_test"))
+    _check_sizes(where, x_train, y_train, x_test, y_test)
+    classes, highest = int(y_train.max()) + 1, int(y_test.max())
+    if highest >= classes:
+        raise BadData(f"{where}: y_test has class {highest}, y_train only 0..{classes - 1}")
+    mean, deviation = x_train.mean(dtype=np.float64), x_train.std(dtype=np.float64)
     scale = np.float32(1 / deviation if deviation > 0 else 1)
-    inputs = {"x_train": (train - np.float32(mean)) * scale}
-    inputs["x_test"] = (test - np.float32(mean)) * scale
-    for part in ("train", "test"):
-        examples, known = len(inputs[f"x_{part}"]), len(labels[f"y_{part}"])
-        if examples != known:
-            raise BadData(f"{where}: {examples} examples in x_{part}, {known} labels in y_{part}")
-    classes = int(labels["y_train"].max()) + 1
-    if int(labels["y_test"].max()) >= classes:
-        raise BadData(
-            f"{where}: y_test has class {int(labels['y_test'].max())}, y_train only 0..{classes - 1}"
-        )
-    return ArrayTask(**inputs, **labels, classes=classes)
+    return ArrayTask(
+        x_train=(x_train - np.float32(mean)) * scale,
+        y_train=y_train,
+        x_test=(x_test - np.float32(mean)) * scale,
+        y_test=y_test,
+        classes=classes,
+    )
 
 
 def limited(task: ArrayTask, limit: int) -> ArrayTask:
@@ -105,23 +99,42 @@ def _read(path: Path) -> dict[str, NDArray[np.generic]]:
     if not path.is_file():
         raise BadData(f"{path}: no such file; expected an .npz with {', '.join(KEYS)}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise BadData(f"{path}: not a readable .npz: one array without a name")
             return {key: archive[key] for key in archive.files if key in KEYS}
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BadData(f"{path}: not a readable .npz of plain arrays ({error})") from error
 
 
-def _labels(labels: NDArray[np.generic], where: str) -> NDArray[np.int64]:
+def _check_sizes(
+    where: str, x_train: Inputs, y_train: Labels, x_test: Inputs, y_test: Labels
+) -> None:
+    if x_train.shape[1:] != x_test.shape[1:]:
+        raise BadData(
+            f"{where}: x_train has examples of shape {x_train.shape[1:]}, "
+            f"x_test of {x_test.shape[1:]}; expected the same"
+        )
+    for part, inputs, labels in (("train", x_train, y_train), ("test", x_test, y_test)):
+        if len(inputs) != len(labels):
+            raise BadData(
+                f"{where}: {len(inputs)} examples in x_{part}, {len(labels)} labels in y_{part}"
+            )
+
+
+def _labels(labels: NDArray[np.generic], where: str) -> Labels:
     if labels.ndim != 1 or len(labels) == 0 or labels.dtype.kind not in "iu":
         raise BadData(
-            f"{where}: {labels.dtype} of shape {labels.shape}; expected whole numbers, one an example"
+            f"{where}: {labels.dtype} of shape {labels.shape}; "
+            "expected whole numbers, one an example"
         )
     if int(labels.min()) < 0:
         raise BadData(f"{where}: class {int(labels.min())}; classes start at 0")
     return labels.astype(np.int64)
 
 
-def _inputs(inputs: NDArray[np.generic], where: str) -> NDArray[np.float32]:
+def _inputs(inputs: NDArray[np.generic], where: str) -> Inputs:
     if inputs.ndim not in (2, 3, 4) or inputs.dtype.kind not in "iuf":
         raise BadData(
             f"{where}: {inputs.dtype} of shape {inputs.shape}; expected numbers of shape "

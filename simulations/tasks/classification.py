@@ -23,7 +23,8 @@ from weft.simulations.tasks.models import build_model
 from weft.simulations.tasks.splits import split as deal_out
 
 CALIBRATION_BATCH = 256
-LEARNING_RATES = {"sgd": 0.08, "adam": 0.003}
+EVALUATION_BATCH = 1024
+LEARNING_RATES = {"sgd": 0.2, "adam": 0.003}
 
 
 def load_task(data: str, limit: int = 0) -> ArrayTask:
@@ -49,6 +50,7 @@ class ClassificationTrainer:
         batch: examples a step.
         optimizer: "sgd" (with momentum) or "adam"; its state outlives the round.
         lr: learning rate; 0 takes the optimizer's usual one.
+        decay: what the learning rate is multiplied by from one round to the next.
         momentum: of "sgd".
         model: "mlp" or "cnn".
         limit: use the first so many training examples; 0 for all.
@@ -70,6 +72,7 @@ class ClassificationTrainer:
         batch: int = 32,
         optimizer: str = "sgd",
         lr: float = 0.0,
+        decay: float = 0.93,
         momentum: float = 0.5,
         model: str = "mlp",
         limit: int = 0,
@@ -84,7 +87,7 @@ class ClassificationTrainer:
         self._key = (seed, node)
         self._steps, self._batch = steps, batch
         self._optimizer_name = optimizer
-        self._lr, self._momentum = lr or LEARNING_RATES[optimizer], momentum
+        self._lr, self._decay, self._momentum = lr or LEARNING_RATES[optimizer], decay, momentum
         self._optimizer_state: dict[str, object] | None = None
 
     @property
@@ -104,7 +107,7 @@ class ClassificationTrainer:
 
     def train(self, model: nn.Module, round: int) -> dict[str, float]:
         """Train one round in place; the mean loss of its steps."""
-        optimizer = self._optimizer(model)
+        optimizer = self._optimizer(model, self._lr * self._decay**round)
         device = next(model.parameters()).device
         inputs, labels = self._inputs.to(device), self._labels.to(device)
         model.train()
@@ -124,14 +127,14 @@ class ClassificationTrainer:
         inputs, labels = self._test[0].to(device), self._test[1].to(device)
         model.eval()
         with torch.no_grad():
-            outputs = torch.cat([model(part) for part in inputs.split(1024)])
+            outputs = torch.cat([model(part) for part in torch.split(inputs, EVALUATION_BATCH)])
             loss = nn.functional.cross_entropy(outputs, labels).item()
             accuracy = (outputs.argmax(dim=1) == labels).double().mean().item()
         return {"accuracy": accuracy, "test_loss": loss}
 
     def calibration(self) -> Iterator[tuple[Tensor]]:
         """This node's inputs, batch by batch, for running statistics."""
-        for part in self._inputs.split(CALIBRATION_BATCH):
+        for part in torch.split(self._inputs, CALIBRATION_BATCH):
             yield (part,)
 
     def state(self) -> dict[str, object]:
@@ -143,14 +146,16 @@ class ClassificationTrainer:
         found = state.get("optimizer")
         self._optimizer_state = found if isinstance(found, dict) else None
 
-    def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+    def _optimizer(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
         optimizer: torch.optim.Optimizer
         if self._optimizer_name == "adam":
-            optimizer = torch.optim.Adam(model.parameters(), lr=self._lr)
+            optimizer = torch.optim.Adam(model.parameters(), lr=lr)
         else:
-            optimizer = torch.optim.SGD(model.parameters(), lr=self._lr, momentum=self._momentum)
+            optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=self._momentum)
         if self._optimizer_state is not None:
             optimizer.load_state_dict(self._optimizer_state)
+            for group in optimizer.param_groups:
+                group["lr"] = lr  # the state carries the last round's
         return optimizer
 
     def _batches(self, round: int) -> Tensor:
@@ -168,9 +173,7 @@ def _tensors(
     return torch.from_numpy(np.ascontiguousarray(inputs)), torch.from_numpy(labels)
 
 
-def _check(
-    *, nodes: int, node: int, steps: int, batch: int, optimizer: str, lr: float
-) -> None:
+def _check(*, nodes: int, node: int, steps: int, batch: int, optimizer: str, lr: float) -> None:
     if not 0 <= node < nodes:
         raise BadOption(f"node = {node} of nodes = {nodes}; shares are counted from 0")
     for name, value in (("steps", steps), ("batch", batch)):

@@ -31,10 +31,5 @@ def load_digits() -> ArrayTask:
     labels = bunch.target.astype(np.int64)
     order = np.random.default_rng(SPLIT_SEED).permutation(len(labels))
     test, train = order[:TEST_EXAMPLES], order[TEST_EXAMPLES:]
-    return make_task(
-        x_train=images[train],
-        y_train=labels[train],
-        x_test=images[test],
-        y_test=labels[test],
-        where="digits",
-    )
+    arrays = {"x_train": images[train], "y_train": labels[train]}
+    return make_task(arrays | {"x_test": images[test], "y_test": labels[test]}, where="digits")

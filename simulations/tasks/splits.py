@@ -51,9 +51,7 @@ def split(name: str, labels: Labels, *, nodes: int, alpha: float = 0.3, seed: in
     return [np.sort(part) for part in SPLITS[name](labels, nodes, alpha, generator)]
 
 
-def iid(
-    labels: Labels, nodes: int, alpha: float, generator: np.random.Generator
-) -> list[Indices]:
+def iid(labels: Labels, nodes: int, alpha: float, generator: np.random.Generator) -> list[Indices]:
     """Shares of equal size (to within one), drawn without looking at the labels."""
     del alpha
     return np.array_split(generator.permutation(len(labels)), nodes)

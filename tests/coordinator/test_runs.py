@@ -19,6 +19,7 @@ from weft.coordinator.errors import (
 from weft.coordinator.records import Joined, Left, RunRecord, StateRequested
 from weft.coordinator.repository import Change, MemoryRepository
 from weft.coordinator.runs import Runs
+from weft.coordinator.timekeeper import Timekeeper
 from weft.protocol.run import (
     Digest,
     NodeId,
@@ -197,7 +198,7 @@ async def test_a_restart_gives_full_leases_and_asks_for_rounds_first(
     clock.now += 10_000
     again = await Runs.open(repository, clock=clock, wall=lambda: 6.0)
     assert again.live(NAME).record == repository.load()[NAME]
-    await again.pass_time(expected_s=1)
+    await Timekeeper(again, interval_s=1).tick()
     assert again.live(NAME).record.present == (A, B, C)
     with pytest.raises(NotYet, match="does not know the rounds of a, b, c yet"):
         await joined(again, D)
@@ -222,7 +223,7 @@ async def test_the_silent_are_dropped_and_the_rest_goes_on(runs: Runs, clock: Cl
         clock.now += 1
         for node in (A, B):
             await runs.report(NAME, node, report(runs, 1))
-        await runs.pass_time(expected_s=1)
+        await Timekeeper(runs, interval_s=1).tick()
     record = runs.live(NAME).record
     assert record.members[C].dropped
     assert record.plan.epochs[-1].members == (A, B)
@@ -235,9 +236,9 @@ async def test_a_coordinator_that_stood_still_drops_nobody(runs: Runs, clock: Cl
     await started(runs)
     await runs.report(NAME, A, report(runs, 1))
     clock.now += 3600
-    await runs.pass_time(expected_s=1)
+    await Timekeeper(runs, interval_s=1).tick()
     await runs.report(NAME, A, report(runs, 1))
-    await runs.pass_time(expected_s=1)
+    await Timekeeper(runs, interval_s=1).tick()
     assert runs.live(NAME).record.present == (A, B, C)
 
 
@@ -249,7 +250,7 @@ async def test_an_overdue_set_is_proposed_without_the_silent(runs: Runs, clock: 
         clock.now += 1
         for node in (A, B):
             await runs.report(NAME, node, announcing(runs, node))
-        await runs.pass_time(expected_s=1)
+        await Timekeeper(runs, interval_s=1).tick()
         if second < 59:
             assert runs.live(NAME).record.plan.proposed == ()
     (proposed,) = runs.live(NAME).record.plan.proposed
@@ -274,7 +275,7 @@ async def test_revoked_certificates_reach_every_plan_that_goes_on(runs: Runs) ->
     await started(runs)
     other = await runs.create(spec().model_copy(update={"name": "other"}))
     await runs.happen(other.name, StateRequested(state=RunState.STOPPED, operator="olga"))
-    await runs.revoke({"0b", "0a"})
+    await Timekeeper(runs, revoked=lambda: {"0b", "0a"}).tick()
     assert runs.live(NAME).record.plan.revoked == {"0a", "0b"}
     assert runs.live(other.name).record.plan.revoked == frozenset()
 
@@ -288,10 +289,10 @@ async def test_time_brings_an_event_again_while_the_disk_is_full(
         clock.now += 1
         for node in (A, B):
             await runs.report(NAME, node, report(runs))
-        await runs.pass_time(expected_s=1)
+        await Timekeeper(runs, interval_s=1).tick()
     assert runs.live(NAME).record.present == (A, B, C)
     repository.error = None
-    await runs.pass_time(expected_s=1)
+    await Timekeeper(runs, interval_s=1).tick()
     assert runs.live(NAME).record.present == (A, B)
 
 

@@ -38,7 +38,8 @@ def families(registry: CollectorRegistry) -> dict[str, dict[str, set[str]]]:
     for collector in registry._collector_to_names:
         labels = set(getattr(collector, "_labelnames", ()))
         for family in collector.collect():
-            given = labels.union(*(sample.labels for sample in family.samples))
+            more_labels = getattr(family, "_labelnames", ())
+            given = labels.union(more_labels, *(sample.labels for sample in family.samples))
             kinds = SERIES.get(family.type, [("", {family.name})])
             found[family.name] = {family.name + end: given | more for end, more in kinds}
     return found
@@ -56,8 +57,10 @@ def missing(queries: Iterable[Asked], known: Mapping[str, set[str]]) -> list[str
                 complaints.append(f"{asked.where}: no metric {metric}")
             elif unknown := selected - everything[metric] - SCRAPED:
                 complaints.append(f"{asked.where}: {metric} has no label {sorted(unknown)}")
-        if unknown := (query.grouped | asked.legend) - labels:
-            complaints.append(f"{asked.where}: groups by or shows {sorted(unknown)}, not there")
+        if unknown := (query.grouped | query.matched | asked.legend) - labels:
+            complaints.append(
+                f"{asked.where}: groups by, matches or shows {sorted(unknown)}, not there"
+            )
         if lost := asked.legend - query.grouped if query.grouped else set():
             complaints.append(f"{asked.where}: shows {sorted(lost)}, which it groups away")
     return complaints

@@ -23,16 +23,17 @@ KEYWORDS = GROUPING | {"and", "or", "unless", "bool", "offset", "atan2", "inf", 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """The names in a query: labels selected by metric, and labels grouped by."""
+    """The names in a query: labels selected by metric, labels grouped by, labels matched on."""
 
     selected: dict[str, set[str]]
     grouped: set[str]
+    matched: set[str]
 
 
 def read_query(expression: str) -> Query:
     """Take the names out of a query."""
     words = [(match.lastgroup, match.group()) for match in WORD.finditer(expression)]
-    query = Query({}, set())
+    query = Query({}, set(), set())
     at = 0
     while at < len(words):
         kind, word = words[at]
@@ -41,7 +42,7 @@ def read_query(expression: str) -> Query:
             at += 1
         elif word.lower() in GROUPING and after == "(":
             labels, at = names_until(")", words, at + 2)
-            query.grouped.update(labels)
+            (query.grouped if word.lower() == "by" else query.matched).update(labels)
         elif word.lower() in KEYWORDS:
             at += 1
         else:

@@ -7,7 +7,8 @@ import pytest
 
 from tests.deploy.files import DEPLOY, VARIABLE, by_default, document, volumes_of
 from weft import __version__
-from weft.node.config import load_config
+from weft.coordinator.config import load_config
+from weft.node.config import load_node_config
 from weft.node.trainer import load_trainer
 
 COMPOSE: dict[str, Any] = document("compose.yaml")
@@ -136,7 +137,7 @@ def mounted(name: str, path: str) -> str:
 def test_a_node_starts_with_a_configuration_that_fits(name: str) -> None:
     command, flag, path = SERVICES[name]["command"]
     assert (command, flag) == ("node", "--config")
-    config = load_config(DEPLOY / mounted(name, path))
+    config = load_node_config(DEPLOY / mounted(name, path))
     assert config.coordinator == SERVICES["operator"]["environment"]["WEFT_COORDINATOR"]
     assert config.advertise == f"{name}:{config.listen.split(':')[1]}"
     assert mounted(name, str(config.credentials)) == f"{MADE}issued/{name}"
@@ -147,19 +148,18 @@ def test_a_node_starts_with_a_configuration_that_fits(name: str) -> None:
 
 
 def test_the_coordinator_starts_with_a_configuration_that_fits() -> None:
-    from weft.coordinator.config import load_config as load_coordinator_config
-
     service = SERVICES["coordinator"]
     command, flag, path = service["command"]
     assert (command, flag) == ("coordinator", "--config")
-    config = load_coordinator_config(DEPLOY / mounted("coordinator", path))
+    config = load_config(DEPLOY / mounted("coordinator", path))
     port = config.listen.split(":")[1]
     assert f"coordinator:{port}" == SERVICES["operator"]["environment"]["WEFT_COORDINATOR"]
-    assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
+    page = config.metrics.split(":")[1]
+    assert service["ports"] == [f"127.0.0.1:{at}:{at}" for at in (port, page)]
     assert mounted("coordinator", str(config.credentials)) == f"{MADE}issued/coordinator"
     assert mounted("coordinator", str(config.revoked)) == f"{MADE}revoked.json"
     assert mounted("coordinator", str(config.data)) == "coordinator-data"
-    assert scraped("weft-coordinator") == [f"coordinator:{config.metrics.split(':')[1]}"]
+    assert scraped("weft-coordinator") == [f"coordinator:{page}"]
 
 
 def scraped(job: str) -> list[str]:
@@ -182,7 +182,7 @@ def test_the_gpu_file_adds_devices_to_the_nodes_and_nothing_else() -> None:
 
 
 def test_the_example_trainer_learns() -> None:
-    config = load_config(DEPLOY / "compose" / "node-1.toml")
+    config = load_node_config(DEPLOY / "compose" / "node-1.toml")
     target = config.train.trainer
     assert target is not None
     trainer = load_trainer(target, config.train.options, DEPLOY / "compose")

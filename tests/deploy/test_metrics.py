@@ -9,7 +9,7 @@ from weft.coordinator.metrics import CoordinatorMetrics
 from weft.node.metrics import NodeMetrics
 
 DAEMONS = {
-    "coordinator": CoordinatorMetrics().registry,
+    "coordinator": CoordinatorMetrics(lambda: []).registry,
     "node": NodeMetrics(states=["training", "done"]).registry,
 }
 

@@ -52,7 +52,7 @@ def test_an_alert_says_how_bad_it_is_and_what_to_do(rule: dict[str, Any]) -> Non
     assert re.fullmatch(r"Weft[A-Z][A-Za-z]+", rule["alert"])
     assert rule["labels"]["severity"] in {"warning", "critical"}
     assert set(rule["annotations"]) == {"summary", "description"}
-    assert "{{ $labels.node }}" in rule["annotations"]["summary"] or "oordinator" in rule["alert"]
+    assert re.search(r"\{\{ \$labels\.(node|run|instance) \}\}", rule["annotations"]["summary"])
     assert DURATION.match(rule.get("for", "0s"))
 
 

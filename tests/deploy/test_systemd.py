@@ -8,7 +8,8 @@ import pytest
 
 from tests.deploy.files import DEPLOY, unit
 from weft.cli.app import COMMANDS
-from weft.node.config import load_config
+from weft.coordinator.config import load_config
+from weft.node.config import load_node_config
 
 SYSTEMD = DEPLOY / "systemd"
 UNITS = sorted(SYSTEMD.glob("*.service"))
@@ -126,17 +127,15 @@ def credentials(path: Path, name: str) -> str:
 
 def test_the_node_configuration_fits_its_unit() -> None:
     path = SYSTEMD / "weft-node@.service"
-    config = load_config(SYSTEMD / "node-1.toml")
+    config = load_node_config(SYSTEMD / "node-1.toml")
     assert str(config.credentials) == credentials(path, "weft-node@node-1")
     assert str(config.data) == "/var/lib/" + service(path)["StateDirectory"].replace("%i", "node-1")
     assert config.metrics.startswith("127.0.0.1:")
 
 
 def test_the_coordinator_configuration_fits_its_unit() -> None:
-    from weft.coordinator.config import load_config as load_coordinator_config
-
     path = SYSTEMD / "weft-coordinator.service"
-    config = load_coordinator_config(SYSTEMD / "coordinator.toml")
+    config = load_config(SYSTEMD / "coordinator.toml")
     assert str(config.credentials) == credentials(path, "weft-coordinator")
     assert str(config.data) == "/var/lib/" + service(path)["StateDirectory"]
     assert config.metrics.startswith("127.0.0.1:")

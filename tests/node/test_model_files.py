@@ -73,8 +73,8 @@ def test_a_tie_that_training_broke_is_a_changed_model(tmp_path: Path) -> None:
 def test_every_dtype_and_layout_comes_back(tmp_path: Path) -> None:
     def build() -> nn.Module:
         model = nn.Module()
-        for name, dtype in (("half", torch.float16), ("brain", torch.bfloat16)):
-            model.register_parameter(name, nn.Parameter(torch.randn(3, 5).to(dtype)))
+        for name, dtype in (("short", torch.float16), ("brain", torch.bfloat16)):
+            model.register_parameter(f"{name}_floats", nn.Parameter(torch.randn(3, 5).to(dtype)))
         model.register_buffer("transposed", torch.randn(4, 6).t())
         model.register_buffer("count", torch.tensor(7))
         model.register_buffer("empty", torch.zeros(0, 3))

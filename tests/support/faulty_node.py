@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from weft.node.config import load_config
+from weft.node.config import load_node_config
 from weft.node.daemon import open_journal, serve
 from weft.node.journal import EntryLog, Record
 from weft.node.workspace import Workspace
@@ -58,7 +58,7 @@ def main() -> None:
     def journal_of(workspace: Workspace, run: str, me: NodeId) -> EntryLog:
         return DeadlyJournal(open_journal(workspace, run, me), point, int(seq))
 
-    asyncio.run(serve(load_config(Path(sys.argv[2])), journal_of=journal_of))
+    asyncio.run(serve(load_node_config(Path(sys.argv[2])), journal_of=journal_of))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,76 @@
+"""What a run must be before anybody joins it: checked once, where it is made.
+
+Names of methods, graph, weights and schedule, and whether they fit together: a
+mistake is told to the operator who made it, not to the nodes. Options of the
+methods themselves need torch, which the coordinator does not import; `weft run
+create` checks those.
+"""
+
+from weft.checkpoints.manifest import Manifest
+from weft.checkpoints.store import Store
+from weft.coordinator.errors import BadSpecification, BaseMissing
+from weft.merging import registry
+from weft.merging.registry import Kind
+from weft.protocol.run import RunSpec
+from weft.topology.schedules import ScheduleParams, build_schedule
+
+
+def check(spec: RunSpec, store: Store) -> None:
+    """Refuse a run that could never go; blocks on the disk and computes.
+
+    Raises:
+        InvalidInput: a name or an option that does not exist, or that does not fit;
+            names the nearest one.
+        BadSpecification: a final method that cannot be folded, a base that is no model.
+        BaseMissing: the base is not in the coordinator's store.
+    """
+    registry.entry(spec.merge.method)
+    _check_final(spec)
+    _check_schedule(spec)
+    if spec.base is not None:
+        _check_base(spec, spec.base, store)
+
+
+def _check_final(spec: RunSpec) -> None:
+    if not spec.final.enabled:
+        return
+    kind = registry.entry(spec.final.method).kind
+    if kind is not Kind.FOLD:
+        folds = [name for name in registry.names() if registry.entry(name).kind is Kind.FOLD]
+        raise BadSpecification(
+            f"final.method {spec.final.method!r} is a {kind} method; the global merge is "
+            f"shared out, which takes a fold: one of {', '.join(folds)}"
+        )
+
+
+def _check_schedule(spec: RunSpec) -> None:
+    schedule = build_schedule(
+        ScheduleParams(
+            graph=spec.topology.graph,
+            graph_options=tuple(sorted(spec.topology.options.items())),
+            weights=spec.topology.weights,
+            schedule=spec.schedule.name,
+            schedule_options=tuple(sorted(spec.schedule.options.items())),
+        ),
+        nodes=spec.nodes,
+        rounds=spec.rounds,
+        seed=spec.seed,
+        data_sizes=[1.0] * spec.nodes,
+    )
+    schedule.check()
+
+
+def _check_base(spec: RunSpec, digest: str, store: Store) -> None:
+    if not store.has(digest):
+        raise BaseMissing(
+            f"the base {digest} is not in the coordinator's store; upload it first "
+            "(weft run create does, unless told not to)"
+        )
+    manifest: Manifest = store.manifest(digest)
+    if manifest.kind != "model":
+        raise BadSpecification(f"the base {digest} is a {manifest.kind}, expected a model")
+    if spec.schema_digest is not None and manifest.schema.digest != spec.schema_digest:
+        raise BadSpecification(
+            f"schema_digest is {spec.schema_digest}, that of the base {digest[:12]} is "
+            f"{manifest.schema.digest}; leave schema_digest out"
+        )

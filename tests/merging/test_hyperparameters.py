@@ -1,0 +1,34 @@
+import math
+
+import pytest
+
+from weft.merging.errors import BadOption
+from weft.merging.methods.ema import Ema
+from weft.merging.methods.mean import Mean
+from weft.merging.methods.task_arithmetic import TaskArithmetic
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, True, "0.3", None, 10**400])
+def test_numbers(scale: object) -> None:
+    with pytest.raises(BadOption, match=r"TaskArithmetic: scale is .*, expected a finite number"):
+        TaskArithmetic(scale=scale)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rate", [0, -0.1, 1.0001])
+def test_fractions(rate: float) -> None:
+    with pytest.raises(
+        BadOption, match=r"Ema: rate is .*, expected a number above 0 and at most 1"
+    ):
+        Ema(rate=rate)
+
+
+@pytest.mark.parametrize("bound", [0, -4096, 4095, 1e-200])
+def test_bounds(bound: float) -> None:
+    with pytest.raises(BadOption, match=r"Mean: bound is .*, expected a power of two"):
+        Mean(bound=bound)
+
+
+def test_whole_numbers_will_do() -> None:
+    assert Ema(rate=1).rate == 1
+    assert Mean(bound=8192).bound == 8192
+    assert TaskArithmetic(scale=-1).scale == -1
