@@ -47,6 +47,10 @@ class RunHalted(Refused):
     """The coordinator's database is older than the run; it touches nothing."""
 
 
+class NotANode(Refused):
+    """The coordinator is asked what only a member of a run can say."""
+
+
 class Contradiction(Refused):
     """A node says something else than it said before; the first word holds."""
 

@@ -50,7 +50,9 @@ class Rejected:
     text: str
 
 
-def judge(statistics: "DeltaStatistics", own: int, spec: GuardSpec) -> dict[str, Accepted | Rejected]:
+def judge(
+    statistics: "DeltaStatistics", own: int, spec: GuardSpec
+) -> dict[str, Accepted | Rejected]:
     """Which contributions may be merged with one's own.
 
     In this order, each step on what the one before left: finite values; norm at
@@ -149,10 +151,8 @@ def _by_cosine(
         worst = min(judged, key=lambda index: cosines[index], default=None)
         if worst is None or cosines[worst] >= least:
             break
-        rejected[worst] = Rejected(
-            Reason.COSINE,
-            f"cosine {cosines[worst]:.4f} to the mean direction of the others; at least {least:g} is wanted",
-        )
+        text = f"cosine {cosines[worst]:.4f} to the mean direction of the others"
+        rejected[worst] = Rejected(Reason.COSINE, f"{text}; at least {least:g} is wanted")
     return rejected
 
 
@@ -161,8 +161,7 @@ def _cosines_to_others(gram: Sequence[Sequence[float]], among: Sequence[int]) ->
     # angle (no length of their own, or none of the others' sum) are left out.
     norms = {index: math.sqrt(gram[index][index]) for index in among if gram[index][index] > 0}
     rows = {
-        one: math.fsum(gram[one][two] / (norms[one] * norms[two]) for two in norms)
-        for one in norms
+        one: math.fsum(gram[one][two] / (norms[one] * norms[two]) for two in norms) for one in norms
     }
     total = math.fsum(rows.values())
     cosines: dict[int, float] = {}

@@ -171,8 +171,9 @@ class TrainingProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process, where there is one."""
-        return None if self._child is None else self._child.process.pid
+        """The process, where one lives."""
+        child = self._child
+        return child.process.pid if child is not None and child.is_there else None
 
     @property
     def silent_s(self) -> float:

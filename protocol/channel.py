@@ -27,6 +27,7 @@ from weft.protocol.identity import Credentials
 from weft.protocol.limits import PROGRESS_S
 from weft.protocol.peer_channel import Endpoint, Method, PeerChannel
 from weft.protocol.status import error_of
+from weft.protocol.transfer import pause_s
 from weft.protocol.v1.coordinator_pb2_grpc import CoordinatorStub
 from weft.protocol.v1.peer_pb2_grpc import PeerStub
 
@@ -190,14 +191,8 @@ async def retrying(
         except Unavailable:
             if attempt == attempts:
                 raise
-        await sleep(backoff_s(attempt, first_s, longest_s, chance()))
+        await sleep(pause_s(attempt, chance(), first_s=first_s, longest_s=longest_s))
     raise ValueError(f"attempts {attempts}: expected at least 1")
-
-
-def backoff_s(attempt: int, first_s: float, longest_s: float, chance: float) -> float:
-    """How long to wait after the n-th failure; `chance` is uniform in [0, 1)."""
-    ceiling = min(longest_s, first_s * 2.0 ** min(attempt - 1, 60))
-    return ceiling * (0.5 + chance / 2)
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails
@@ -165,7 +165,7 @@ def _step(models: Sequence[type[BaseModel]], part: int | str) -> list[type[BaseM
     ]
     if deeper:
         return deeper
-    named = [one for one in models if one.__name__ == part]
+    named = [one for one in models if _is_named(one, part)]
     return named or list(models)
 
 
@@ -192,8 +192,13 @@ def _members(annotation: object) -> list[object]:
     return [] if annotation is None else [annotation]
 
 
-def _is_named(annotation: object, name: str) -> bool:
-    return isinstance(annotation, type) and annotation.__name__ == name
+def _is_named(annotation: object, name: int | str) -> bool:
+    """Whether pydantic calls a member of a union so: its class, or its discriminator's value."""
+    if not isinstance(annotation, type):
+        return False
+    fields = annotation.model_fields.values() if issubclass(annotation, BaseModel) else ()
+    tags = [get_args(f.annotation) for f in fields if get_origin(f.annotation) is Literal]
+    return annotation.__name__ == name or any(name in values for values in tags)
 
 
 def _child(annotation: object, part: int | str) -> object:

@@ -20,7 +20,7 @@ What holds whatever the holders do:
 Stable within a protocol version.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
@@ -149,8 +149,10 @@ class Download:
         """These chunks are to come; the others are stored already, or not wanted."""
         self._missing = set(indices)
 
-    def stored(self, holder: str, indices: Iterable[int]) -> None:
+    def stored(self, holder: str, indices: Collection[int]) -> None:
         """Chunks of this holder are verified and stored: it is doing well."""
+        if not indices:
+            return
         self._missing.difference_update(indices)
         standing = self._standings[holder]
         standing.failures, standing.not_before = 0, float("-inf")
@@ -196,9 +198,19 @@ _VERDICTS: tuple[tuple[type[WeftError], type[WeftError]], ...] = (
 )
 
 
-def pause_s(failures: int, chance: float) -> float:
-    """How long to leave a holder alone after so many failures in a row."""
-    ceiling = min(RECONNECT_LONGEST_S, RECONNECT_FIRST_S * 2.0 ** min(failures - 1, 60))
+def pause_s(
+    failures: int,
+    chance: float,
+    *,
+    first_s: float = RECONNECT_FIRST_S,
+    longest_s: float = RECONNECT_LONGEST_S,
+) -> float:
+    """How long to leave somebody alone after so many failures in a row.
+
+    Doubles from `first_s` to `longest_s`; half of it is certain, the other half is
+    multiplied by `chance`, so that many who lost one server do not come back together.
+    """
+    ceiling = min(longest_s, first_s * 2.0 ** min(failures - 1, 60))
     return ceiling * (0.5 + chance / 2)
 
 

@@ -138,6 +138,8 @@ def beside(
             raise BadTensor(f"tensor {spec.name}: no block of {length} elements where one belongs")
         check_base_block(spec, other, length, given=base is not None)
         yield block, other
+    if next(blocks, None) is not None:
+        raise BadTensor(f"tensor {spec.name}: more than its {spec.elements} elements")
 
 
 def base_blocks(spec: TensorSpec, base: Iterable[Tensor] | None) -> Iterator[Tensor | None]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,13 @@ from weft.checkpoints.schema import BLOCK_ELEMENTS, Schema, TensorSpec
 from weft.checkpoints.writer import SafetensorsWriter, write_checkpoint
 from weft.merging.blocks import Block, in_proportion, merge_block
 from weft.merging.errors import CannotMerge, NonFinite, OutOfBound
-from weft.merging.method import Facts, Method
+from weft.merging.method import Facts, Joint, Method
 from weft.merging.methods.ema import Ema
 from weft.merging.methods.mean import Mean
 from weft.merging.methods.task_arithmetic import TaskArithmetic
+from weft.merging.monoids import Field, Shape
 from weft.merging.registry import Kind
+from weft.merging.sums import Sum
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 MERGES = [n for n in REGISTRY.names() if REGISTRY.entry(n).kind is not Kind.TRANSFORM]
@@ -227,6 +230,43 @@ def test_shares_of_a_merge_make_the_whole() -> None:
     assert same_model({**one, **two}, {name: whole[name] for name in {**one, **two}})
     with pytest.raises(MissingTensor, match=r"fc\.wieght"):
         merged(Mean(), base, models, only=["fc.wieght"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Witness(Joint):
+    """Merges to the number of threads that it runs on."""
+
+    def merge(
+        self, name: str, blocks: Sequence[Tensor], facts: Sequence[Facts], base: Tensor | None
+    ) -> Tensor:
+        return torch.full_like(blocks[0], torch.get_num_threads())
+
+
+def test_a_merge_runs_on_one_thread() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert merged(Witness(), None, [{"w": torch.zeros(2)}])["w"].tolist() == [1.0, 1.0]
+        with pytest.raises(NonFinite):
+            merged(Mean(), None, [{"w": torch.tensor([math.nan])}])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shaped(TaskArithmetic):
+    """Refuses to fold anything but what it was told of when asked for its scope."""
+
+    def fields(self, name: str, shape: Shape, phase: int = 0) -> Mapping[str, Field]:
+        assert shape == {"bn.weight": (4,), "fc.weight": (6, 5), "scale": ()}[name]
+        return {"sum": Sum()}
+
+
+def test_methods_are_told_the_tensors_shape_and_not_the_blocks() -> None:
+    base = model(0)
+    models = [finetuned(base, 1)]
+    assert same_model(merged(Shaped(), base, models), merged(TaskArithmetic(), base, models))
 
 
 class Unreadable(MemoryReader):
@@ -466,6 +506,10 @@ def test_measuring_names_what_is_not_finite_and_spares_the_others() -> None:
     assert np.isnan(found.gram[1]).all()
     assert np.isnan(found.gram[:, 1]).all()
     assert math.isnan(found.norms[1])
+    bad = spoiled(base, math.inf)
+    infinite = measure(contributions([good[0], bad, good[1]]), MemoryReader(base))
+    assert np.isnan(infinite.gram[1]).all()
+    assert np.isnan(infinite.gram[:, 1]).all()
     alone = measure(contributions(good), MemoryReader(base))
     np.testing.assert_allclose(found.gram[::2, ::2], alone.gram, rtol=1e-13)
     np.testing.assert_allclose(found.norms[::2], alone.norms, rtol=1e-13)

@@ -12,8 +12,9 @@ from tests.coordinator.conftest import Running
 from tests.support.wire import MIB, deposit, payload
 from weft.checkpoints.store import Store
 from weft.coordinator.records import Joined, StateRequested
+from weft.coordinator.timekeeper import Timekeeper
 from weft.errors import Corrupt, Denied, InvalidInput, NotFound, Refused, Unavailable
-from weft.protocol.channel import call, stream
+from weft.protocol.channel import call, peer_stub, send, stream
 from weft.protocol.convert import global_set_message, plan_of, report_message, report_of
 from weft.protocol.fetch import Holder, fetch_artifact
 from weft.protocol.identity import Role
@@ -31,7 +32,7 @@ from weft.protocol.run import (
 )
 from weft.protocol.upload import put_artifact
 from weft.protocol.v1 import coordinator_pb2 as wire
-from weft.protocol.v1.peer_pb2 import Chunk
+from weft.protocol.v1.peer_pb2 import Chunk, ShareRequest
 
 NAME = RunName("quilt")
 S = 5.0
@@ -55,6 +56,12 @@ async def report(coordinator: Running, node: str, told: Report) -> int:
     message = report_message(NAME, told)
     reply = await call(coordinator.stub(node).Report, message, timeout_s=S)
     return int(reply.plan_version)
+
+
+async def set_state(coordinator: Running, state: str, who: Any) -> str:
+    request = wire.SetRunStateRequest(run=NAME, state=state)
+    reply = await call(who.SetRunState, request, timeout_s=S)
+    return str(reply.plan.state)
 
 
 def plans(coordinator: Running, who: Any, version: int, keepalive_s: float = 60.0) -> Any:
@@ -85,13 +92,13 @@ async def test_a_caller_is_who_its_certificate_says(coordinator: Running) -> Non
     await created(coordinator)
     await join(coordinator, "a")
     assert list(coordinator.runs.live(NAME).record.members) == ["a"]
+    request = wire.JoinRequest(run=NAME, address="x:1")
     for role in (Role.OPERATOR, Role.COORDINATOR):
+        stub = coordinator.stub(f"some-{role}", role)
         with pytest.raises(Denied, match="may not call"):
-            request = wire.JoinRequest(run=NAME, address="x:1")
-            await call(coordinator.stub(f"some-{role}", role).Join, request, timeout_s=S)
+            await call(stub.Join, request, timeout_s=S)
     with pytest.raises(Denied, match="may not call"):
-        request = wire.SetRunStateRequest(run=NAME, state="stopped")
-        await call(coordinator.stub("a").SetRunState, request, timeout_s=S)
+        await set_state(coordinator, "stopped", coordinator.stub("a"))
 
 
 @pytest.mark.parametrize(
@@ -104,10 +111,10 @@ async def test_a_caller_is_who_its_certificate_says(coordinator: Running) -> Non
     ],
 )
 async def test_what_cannot_be_is_refused_at_the_border(
-    coordinator: Running, fields: dict[str, str], complaint: str
+    coordinator: Running, fields: dict[str, Any], complaint: str
 ) -> None:
     await created(coordinator)
-    request = wire.JoinRequest(**{"run": str(NAME), **fields})
+    request = wire.JoinRequest(**{"run": NAME, **fields})
     with pytest.raises(InvalidInput, match=complaint):
         await call(coordinator.stub("a").Join, request, timeout_s=S)
 
@@ -233,8 +240,6 @@ async def test_a_part_of_the_members_promises_and_the_set_is_committed(
     coordinator: Running,
 ) -> None:
     plan = await started(coordinator, merge={"policy": "deadline", "deadline_s": 1.0})
-    from weft.coordinator.timekeeper import Timekeeper
-
     digest = Digest("a1" * 32)
     told = Report(
         state="merging",
@@ -251,10 +256,10 @@ async def test_a_part_of_the_members_promises_and_the_set_is_committed(
     ours = GlobalSet(phase=Phase.PARAMETERS, contributors=((NodeId("a"), digest),))
     assert coordinator.runs.live(NAME).record.plan.proposed == (ours,)
     request = wire.PromiseRequest(run=NAME, set=global_set_message(ours))
+    with pytest.raises(Refused, match="b is not in the set"):
+        await call(coordinator.stub("b").Promise, request, timeout_s=S)
     await call(coordinator.stub("a").Promise, request, timeout_s=S)
     assert coordinator.runs.live(NAME).record.plan.committed == (ours,)
-    with pytest.raises(Refused, match="is not in the set"):
-        await call(coordinator.stub("b").Promise, request, timeout_s=S)
 
 
 async def test_leaving_is_announced_ahead(coordinator: Running) -> None:
@@ -266,16 +271,12 @@ async def test_leaving_is_announced_ahead(coordinator: Running) -> None:
 async def test_operators_pause_resume_and_stop(coordinator: Running) -> None:
     await started(coordinator)
     for state in ("paused", "running", "stopped"):
-        request = wire.SetRunStateRequest(run=NAME, state=state)
-        reply = await call(coordinator.operator.SetRunState, request, timeout_s=S)
-        assert reply.plan.state == state
+        assert await set_state(coordinator, state, coordinator.operator) == state
     assert coordinator.runs.live(NAME).record.message == "stopped by olga"
     with pytest.raises(Refused, match="is stopped: it cannot become running"):
-        request = wire.SetRunStateRequest(run=NAME, state="running")
-        await call(coordinator.operator.SetRunState, request, timeout_s=S)
+        await set_state(coordinator, "running", coordinator.operator)
     with pytest.raises(InvalidInput, match="state 'running '"):
-        request = wire.SetRunStateRequest(run=NAME, state="running ")
-        await call(coordinator.operator.SetRunState, request, timeout_s=S)
+        await set_state(coordinator, "running ", coordinator.operator)
 
 
 async def test_a_new_run_pins_its_base(coordinator: Running) -> None:
@@ -337,8 +338,6 @@ async def test_nodes_upload_nothing_and_wrong_chunks_enter_nowhere(
         yield wire.PutArtifactRequest(manifest_piece=mine.manifest_bytes(digest))
         yield wire.PutArtifactRequest(chunk=Chunk(index=0, data=b"12345678"))
 
-    from weft.protocol.channel import send
-
     with pytest.raises(Denied, match="may not call"):
         await send(coordinator.stub("a").PutArtifact, forged())
     with pytest.raises(Corrupt):
@@ -347,11 +346,8 @@ async def test_nodes_upload_nothing_and_wrong_chunks_enter_nowhere(
 
 
 async def test_the_rest_of_the_peer_service_is_not_there(coordinator: Running) -> None:
-    from weft.protocol.channel import peer_stub
-    from weft.protocol.v1.peer_pb2 import ShareRequest
-
     channel = coordinator.pool("a").to(coordinator.address, "coordinator")
-    with pytest.raises(Refused):
+    with pytest.raises(Refused, match="takes part in no round"):
         await call(peer_stub(channel).Share, ShareRequest(run=NAME), timeout_s=S)
 
 

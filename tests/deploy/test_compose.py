@@ -7,6 +7,7 @@ import pytest
 
 from tests.deploy.files import DEPLOY, VARIABLE, by_default, document, volumes_of
 from weft import __version__
+from weft.cli.run_file import load_run_file, prepared
 from weft.coordinator.config import load_config
 from weft.node.config import load_node_config
 from weft.node.trainer import load_trainer
@@ -179,6 +180,17 @@ def test_the_gpu_file_adds_devices_to_the_nodes_and_nothing_else() -> None:
         [device] = service["deploy"]["resources"]["reservations"]["devices"]
         assert set(service) == {"deploy"}
         assert device["capabilities"] == ["gpu"]
+
+
+def test_the_run_is_made_of_these_nodes() -> None:
+    run = load_run_file(DEPLOY / "compose" / "run.toml")
+    assert run.nodes == len(NODES)
+    configs = [load_node_config(DEPLOY / "compose" / f"{name}.toml") for name in NODES]
+    assert {config.run for config in configs} == {run.name}
+    assert {config.train.trainer for config in configs} == {run.base.trainer}
+    with prepared(run, DEPLOY / "compose") as (spec, reader):
+        assert reader is not None
+        assert spec.schema_digest == reader.schema.digest
 
 
 def test_the_example_trainer_learns() -> None:

@@ -1,4 +1,5 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from weft.merging.method import Facts, Method
 from weft.merging.methods.ema import Ema
 from weft.merging.methods.mean import Mean
 from weft.merging.methods.task_arithmetic import TaskArithmetic
+from weft.merging.monoids import Field, Shape
+from weft.merging.sums import Sum
 
 BLOCK = Block(name="w", tensor_shape=(4,), shape=(1,))
 
@@ -67,6 +70,19 @@ def test_task_vectors_are_made_once_a_phase(method: Method, looks: int) -> None:
     deltas = Once(doubles(1.0, 2.0, 3.0))
     merge_block(method, BLOCK, deltas, facts(1.0, 1.0, 1.0))
     assert deltas.made == 3 * looks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shaped(TaskArithmetic):
+    """Refuses any tensor but one."""
+
+    def fields(self, name: str, shape: Shape, phase: int = 0) -> Mapping[str, Field]:
+        assert (name, shape) == ("w", (4,))
+        return {"sum": Sum()}
+
+
+def test_fields_are_asked_for_by_the_whole_tensors_shape() -> None:
+    assert merge_block(Shaped(scale=1.0), BLOCK, doubles(2.0), facts(1.0)).item() == 2.0
 
 
 def test_numbers_must_match() -> None:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from weft.merging.errors import CannotMerge, CorruptState, NotRemovable, OutOfBound
+from weft.merging.errors import CannotMerge, CorruptState, FoldFull, NotRemovable, OutOfBound
 from weft.merging.extremes import Max
 from weft.merging.state import State, state_bytes
 from weft.merging.sums import Count, Sum
@@ -53,6 +53,17 @@ def test_what_one_field_refuses_no_field_takes() -> None:
     with pytest.raises(OutOfBound):
         state.add(addends(1e9), "x")
     assert not any(bool(tensor.any()) for tensor in state.to_tensors().values())
+
+
+def test_where_one_field_is_full_no_field_takes() -> None:
+    full = State.zero(FIELDS, (2,))
+    full.add(addends(1.0, 2**31 - 1), "x")
+    more = state_of(1.0)
+    with pytest.raises(FoldFull, match="x: adding it could overflow"):
+        full.combine(more, "x")
+    with pytest.raises(FoldFull):
+        full.add(addends(1.0), "x")
+    assert full.values()["sum"].tolist() == [1.0, 1.0]
 
 
 def test_what_one_field_cannot_remove_no_field_does() -> None:

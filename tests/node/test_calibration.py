@@ -36,9 +36,7 @@ def reference(
         hidden = flat.reshape(n, 16, 3).movedim(2, 1).reshape(n, 48)
         normed(hidden @ p["4.weight"].T + p["4.bias"], "5")
     pooled = {layer: torch.cat(parts) for layer, parts in seen.items()}
-    return {
-        layer: (x.mean(0), x.var(0, correction=0), len(x)) for layer, x in pooled.items()
-    }
+    return {layer: (x.mean(0), x.var(0, correction=0), len(x)) for layer, x in pooled.items()}
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +54,13 @@ def test_re_estimated_statistics_are_those_of_the_calibration_set(
     before, after = tensors_of(normed_model), tensors_of(out)
     expected = reference(before, [inputs for inputs, _ in Normed().calibration()])
     for layer, (mean, var, count) in expected.items():
-        close = {"rtol": 1e-5, "atol": 1e-6}
-        torch.testing.assert_close(after[f"{layer}.running_mean"].double(), mean, **close)
+        torch.testing.assert_close(
+            after[f"{layer}.running_mean"].double(), mean, rtol=1e-5, atol=1e-6
+        )
         unbiased = var * count / (count - 1)
-        torch.testing.assert_close(after[f"{layer}.running_var"].double(), unbiased, **close)
+        torch.testing.assert_close(
+            after[f"{layer}.running_var"].double(), unbiased, rtol=1e-5, atol=1e-6
+        )
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {f"{layer}.running_{what}" for layer in "15" for what in ("mean", "var")}
     assert after["1.num_batches_tracked"] == before["1.num_batches_tracked"] == 0
@@ -73,9 +74,7 @@ def test_moments_are_pooled_over_batches_of_unequal_size(
     found = tensors_of(out)
     assert sorted(found) == sorted(f"{n}.{w}" for n in "15" for w in ("count", "mean", "var"))
     assert {tensor.dtype for tensor in found.values()} == {torch.float64}
-    expected = reference(
-        tensors_of(normed_model), [inputs for inputs, _ in Normed().calibration()]
-    )
+    expected = reference(tensors_of(normed_model), [inputs for inputs, _ in Normed().calibration()])
     for layer, (mean, var, count) in expected.items():
         torch.testing.assert_close(found[f"{layer}.mean"], mean, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(found[f"{layer}.var"], var, rtol=1e-5, atol=1e-6)
@@ -163,11 +162,7 @@ def test_layers_without_running_statistics_are_left_alone() -> None:
     assert batch_norms(model) == {}
 
 
-@given(
-    st.lists(
-        st.lists(st.floats(-100, 100), min_size=1, max_size=6), min_size=1, max_size=6
-    )
-)
+@given(st.lists(st.lists(st.floats(-100, 100), min_size=1, max_size=6), min_size=1, max_size=6))
 @settings(max_examples=60, deadline=None)
 def test_pooling_parts_gives_the_moments_of_the_whole(parts: list[list[float]]) -> None:
     def of(values: list[float]) -> Moments:

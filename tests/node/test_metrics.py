@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from weft.node.errors import BadMetricsAddress
 from weft.node.metrics import MetricsServer, NodeMetrics, serve
@@ -40,12 +41,16 @@ def scraped(server: MetricsServer) -> dict[str, float]:
     with urllib.request.urlopen(url, timeout=5) as answer:
         text = answer.read().decode()
     return {
-        sample.name + ("{" + ",".join(sample.labels[name] for name in sorted(sample.labels)) + "}" if sample.labels else ""):
-            sample.value
+        _name_of(sample): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
         if not sample.name.endswith("_created")
-    }  # fmt: skip
+    }
+
+
+def _name_of(sample: Sample) -> str:
+    values = ",".join(sample.labels[name] for name in sorted(sample.labels))
+    return f"{sample.name}{{{values}}}" if values else sample.name
 
 
 def test_everything_that_was_counted_is_shown(

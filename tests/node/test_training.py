@@ -1,20 +1,28 @@
 """The training process as the daemon sees it: real processes, and what they do to it."""
 
 import asyncio
-import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
 import pytest
 import pytest_asyncio
 
-from tests.support.training import MODULE, TRAINERS, request_in, worker_of
+from tests.support.training import (
+    MODULE,
+    TRAINERS,
+    eventually,
+    gone,
+    request_in,
+    text_of,
+    worker_of,
+)
 from weft.errors import Corrupt, InvalidInput, Refused, TrainingFailed
 from weft.node.errors import TrainerDied, TrainerSilent, TrainerStopped
 from weft.node.training import TrainingProcess
@@ -60,21 +68,9 @@ def linear(tmp_path: Path) -> Path:
     return tmp_path
 
 
-async def until(true: Callable[[], bool], seconds: float = 20.0) -> bool:
-    end = time.monotonic() + seconds
-    while not true() and time.monotonic() < end:
-        await asyncio.sleep(0.02)
-    return true()
-
-
-def gone(pid: int) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    return True
-
-
-def grandchild_in(text: str) -> int:
-    return int(text.rsplit("pid ", 1)[1].split()[0])
+def grandchildren_in(log_file: Path) -> list[int]:
+    """The processes that `Drastic` says it started."""
+    return [int(pid) for pid in re.findall(r"^pid (\d+)\n", text_of(log_file), re.MULTILINE)]
 
 
 # -- a well-behaved trainer ----------------------------------------------------
@@ -116,7 +112,7 @@ async def test_a_killed_process_is_started_again_and_gives_the_same_bytes(
     pid = tiny.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    assert await until(lambda: gone(pid))
+    assert await eventually(lambda: tiny.pid is None)
     await tiny.train(second)
     assert tiny.pid not in (None, pid)
     assert (second.model_out.read_bytes(), second.state_out.read_bytes()) == before
@@ -168,8 +164,8 @@ async def test_a_trainer_that_raises_fails_and_its_process_lives(
         f"round 1: {MODULE}:Drastic.train raised ValueError: labels are off"
     )
     pid = drastic.pid
-    assert "Traceback" in log_file.read_text()
-    assert "drastic round 1" in log_file.read_text()  # what the user printed
+    assert "Traceback" in text_of(log_file)
+    assert "drastic round 1" in text_of(log_file)  # what the user printed
     assert (await drastic.train(request_in(linear, 2))).metrics == {"loss": 0.5}
     assert drastic.pid == pid
 
@@ -187,26 +183,25 @@ async def test_a_process_that_is_killed_is_told_with_its_signal_and_last_words(
 async def test_cancelling_kills_the_process_and_its_children(
     drastic: TrainingProcess, linear: Path, log_file: Path
 ) -> None:
-    log_file.write_text("")
     training = asyncio.create_task(drastic.train(request_in(linear, 5)))
-    assert await until(lambda: "pid" in log_file.read_text() and "\n" in log_file.read_text())
-    pid, grandchild = drastic.pid, grandchild_in(log_file.read_text())
+    assert await eventually(lambda: len(grandchildren_in(log_file)) == 1)
+    pid, (grandchild,) = drastic.pid, grandchildren_in(log_file)
     assert pid is not None
     assert drastic.silent_s < 10
     training.cancel()
     with pytest.raises(asyncio.CancelledError):
         await training
     assert gone(pid)
-    assert await until(lambda: gone(grandchild))
+    assert await eventually(lambda: gone(grandchild))
     assert drastic.pid is None
 
 
 async def test_stopping_in_the_middle_does_not_wait_for_the_end(
     drastic: TrainingProcess, linear: Path, log_file: Path
 ) -> None:
-    log_file.write_text("")
+    before = len(grandchildren_in(log_file))
     training = asyncio.create_task(drastic.train(request_in(linear, 5)))
-    assert await until(lambda: "pid" in log_file.read_text())
+    assert await eventually(lambda: len(grandchildren_in(log_file)) > before)
     began = time.monotonic()
     await drastic.stop(20)
     assert time.monotonic() - began < 10
@@ -252,16 +247,16 @@ async def test_a_process_whose_daemon_is_killed_ends_with_its_children(
     round: int, linear: Path
 ) -> None:
     log = linear / "log"
-    log.touch()
     command = [sys.executable, "-c", PARENT, str(linear), str(log), str(round)]
     daemon = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=subprocess.DEVNULL)
     wanted = "pid " if round == 5 else f"drastic round {round}"
-    assert await until(lambda: wanted in log.read_text())
+    assert await eventually(lambda: wanted in text_of(log) and text_of(log).endswith("\n"))
     pid = int((linear / "pid").read_text())
     if round == 7:
-        assert await until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+        assert await eventually(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
     daemon.kill()
     await daemon.wait()
-    assert await until(lambda: gone(pid))
+    assert await eventually(lambda: gone(pid))
     if round == 5:
-        assert await until(lambda: gone(grandchild_in(log.read_text())))
+        (grandchild,) = grandchildren_in(log)
+        assert await eventually(lambda: gone(grandchild))

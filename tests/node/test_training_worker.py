@@ -52,9 +52,7 @@ def test_another_seed_gives_other_bits(tiny: TrainingWorker, tmp_path: Path) -> 
     assert not torch.equal(before["0.weight"], after["0.weight"])
 
 
-def test_training_changes_the_model_and_not_its_input(
-    tiny: TrainingWorker, tmp_path: Path
-) -> None:
+def test_training_changes_the_model_and_not_its_input(tiny: TrainingWorker, tmp_path: Path) -> None:
     before = (tmp_path / "model.safetensors").read_bytes()
     tiny.train(request_in(tmp_path))
     start, end = (tensors_of(tmp_path / f) for f in ("model.safetensors", "trained-0.safetensors"))
@@ -124,7 +122,11 @@ def test_evaluate_measures_a_checkpoint(tiny: TrainingWorker, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("how", "error", "message"),
     [
-        ("raise", TrainingFailed, r"round 4: .*:Misbehaving\.train raised ValueError: labels are off second"),
+        (
+            "raise",
+            TrainingFailed,
+            r"round 4: .*:Misbehaving\.train raised ValueError: labels are off second",
+        ),
         ("exit", TrainingFailed, r"round 4: .*raised SystemExit: enough"),
         ("nan loss", NotFinite, r"round 4: .*train/Loss = nan; nothing is kept"),
         ("nan parameter", NotFinite, r"round 4: after training: bias holds 1 NaN or infinite"),

@@ -29,9 +29,6 @@ from weft.protocol.v1 import peer_pb2
 CHUNKS = {"a": 2 * MIB, "b": MIB + 8, "c": 2 * MIB}
 """Six chunks, one of them of eight bytes."""
 
-OVERHEAD = 64 * 2**10
-"""More than TLS and HTTP/2 add to six chunks."""
-
 
 class Traffic:
     """Bytes by peer and direction."""
@@ -421,9 +418,8 @@ async def test_a_cut_costs_at_most_one_chunk(
         await fetch_artifact(fetched, digest, [at("a", proxy.port)], pool)
         assert proxy.connections == 2
     assert payload(fetched, digest) == payload(held, digest)
+    # Counted as it reaches this process: what a cut throws away in kernels never came.
     assert traffic.received("a") - 6 * MIB < MIB
-    if not reset:  # a reset throws away what lies in the receiver's kernel
-        assert proxy.received - 6 * MIB < MIB + OVERHEAD
 
 
 async def test_many_cuts(
@@ -439,7 +435,6 @@ async def test_many_cuts(
         assert proxy.connections == 6
     assert payload(fetched, digest) == payload(held, digest)
     assert traffic.received("a") - 6 * MIB < len(cuts) * MIB
-    assert proxy.received - 6 * MIB < len(cuts) * (MIB + OVERHEAD)
 
 
 async def test_a_flipped_bit_on_the_wire_is_survived(

@@ -1,7 +1,11 @@
-"""What the tests of training share: where the trainers lie, and requests to them."""
+"""What the tests of training share: trainers, requests to them, and waiting for an end."""
 
+import asyncio
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -37,3 +41,28 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     """A checkpoint as the safetensors library reads it."""
     tensors: dict[str, Tensor] = load_file(path)
     return tensors
+
+
+async def eventually(true: Callable[[], bool], seconds: float = 20.0) -> bool:
+    """Whether something becomes true in time, without holding up the event loop."""
+    return await asyncio.to_thread(_becomes, true, seconds)
+
+
+def _becomes(true: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.01)
+    return true()
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has waited for yet has."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def text_of(path: Path) -> str:
+    """What is in a file; "" where there is none yet."""
+    return path.read_text() if path.exists() else ""

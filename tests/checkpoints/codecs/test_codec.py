@@ -141,6 +141,8 @@ def test_base_of_another_length_is_an_error(codec: str) -> None:
         list(create(codec).encode(BIG, blocks(BIG, tensor), blocks(short, other)))
     with pytest.raises(BadTensor, match="no block of 3 elements"):
         list(create(codec).encode(BIG, blocks(short, other), None))
+    with pytest.raises(BadTensor, match="more than its 1048576 elements"):
+        list(create(codec).encode(short, blocks(BIG, tensor), None))
     data = encoded(codec, BIG, tensor, tensor)
     with pytest.raises(BadTensor, match="the base has no block of 3 elements"):
         list(create(codec).decode(BIG, ByteStream([data], "x"), blocks(short, other)))

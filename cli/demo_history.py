@@ -1,0 +1,112 @@
+"""Reads what a demo's nodes wrote down: their journals, and what they published.
+
+The nodes must have ended; a journal has one user at a time.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from weft.checkpoints.artifacts import open_contribution, open_model
+from weft.checkpoints.store import Store
+from weft.errors import Corrupt
+from weft.node.entries import (
+    Chosen,
+    Committed,
+    Entry,
+    Evaluated,
+    Finished,
+    Published,
+    Trained,
+    from_document,
+)
+from weft.node.journal import Journal
+from weft.node.ledger import KIND as LEDGER
+from weft.node.workspace import Workspace
+from weft.protocol.run import Phase
+from weft.simulations.demo.outcome import Happened, Story
+from weft.simulations.demo.settings import RUN_NAME, DemoFolder
+
+
+def read_story(folder: DemoFolder, node: str) -> Story:
+    """One node's life, from its journal.
+
+    Raises:
+        Corrupt: the journal does not end with the node's last model.
+    """
+    entries = _entries(folder, node)
+    rounds: dict[int, dict[type[Entry], Any]] = {}
+    finished, contributors = None, ()
+    for entry in entries:
+        match entry:
+            case Trained() | Published() | Chosen() | Evaluated():
+                rounds.setdefault(entry.round, {})[type(entry)] = entry
+            case Committed(phase=Phase.PARAMETERS):
+                contributors = tuple(name for name, _ in entry.contributors)
+            case Finished():
+                finished = entry
+    if finished is None:
+        raise Corrupt(f"the journal of {node} ends before the run does; see {folder.log(node)}")
+    return Story(
+        node=node,
+        rounds=[_happened(node, rounds[round]) for round in sorted(rounds)],
+        result=finished.model.removeprefix("object:"),
+        accuracy=finished.metrics.get("accuracy", 0.0),
+        contributors=contributors,
+    )
+
+
+class PublishedModels:
+    """The contributions that lie in the nodes' stores.
+
+    Args:
+        folder: the demo's.
+        nodes: whose stores.
+        base: digest of the model that contributions are against.
+    """
+
+    def __init__(self, folder: DemoFolder, nodes: Sequence[str], base: str) -> None:
+        self._stores = {name: Workspace(folder.data(name)).store for name in nodes}
+        self._base = base
+
+    def model(self, node: str, digest: str) -> dict[str, Tensor]:
+        """The whole model that a contribution stands for."""
+        store = self._stores[node]
+        with (
+            open_model(store, self._base) as base,
+            open_contribution(store, digest, base) as reader,
+        ):
+            return {spec.name: reader.read(spec.name) for spec in reader.schema}
+
+    def size(self, node: str, digest: str) -> int:
+        """Bytes of the contribution as it travels."""
+        return self._stores[node].manifest(digest).total_bytes
+
+
+def base_digest(folder: DemoFolder) -> str:
+    """The digest of the base, as the operator put it into its store."""
+    (digest,) = Store(folder.outbox).digests()
+    return digest
+
+
+def _entries(folder: DemoFolder, node: str) -> list[Entry]:
+    path = Workspace(folder.data(node)).journal
+    with Journal.open(path, identity={"run": RUN_NAME, "node": node}) as journal:
+        records = journal.entries()
+    return [from_document(one.kind, one.data) for one in records if one.kind != LEDGER]
+
+
+def _happened(node: str, found: Mapping[type[Entry], Any]) -> Happened:
+    """A round from its entries; one in which nobody talks has no choice, and keeps itself."""
+    published: Published = found[Published]
+    chosen: Chosen | None = found.get(Chosen)
+    trained, evaluated = found.get(Trained), found.get(Evaluated)
+    return Happened(
+        contribution=published.digest,
+        weights=dict(chosen.weights) if chosen else {node: 1.0},
+        parents=dict(chosen.parents) if chosen else {node: published.digest},
+        missed=dict(chosen.missed) if chosen else {},
+        loss=trained.metrics.get("loss") if trained else None,
+        accuracy=evaluated.metrics.get("accuracy") if evaluated else None,
+    )

@@ -1,0 +1,135 @@
+"""A store survives SIGKILL at any instant: nothing half, nothing lost, staging goes on.
+
+What a kill leaves behind does not depend on the kind of file system, so the stores
+lie in memory where that is possible: no time is spent on syncing.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints.kill_child import SIZES, fetch, put
+from weft.checkpoints.store import Store
+
+CHILD = Path(__file__).with_name("kill_child.py")
+MEMORY = Path("/dev/shm")
+RANDOM_KILLS = 40
+LEAST_POINTS = 100
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    base = MEMORY if os.access(MEMORY, os.W_OK) else None
+    made = Path(tempfile.mkdtemp(prefix="weft-kills-", dir=base))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made)
+
+
+@contextmanager
+def running(*arguments: object) -> "Iterator[subprocess.Popen[str]]":
+    child = subprocess.Popen(
+        [sys.executable, str(CHILD), *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=1,
+        text=True,
+    )
+    try:
+        with child:
+            yield child
+            child.kill()
+    finally:
+        child.kill()
+        child.wait()
+
+
+def check(root: Path, lines: Sequence[str]) -> Store:
+    """What a new process finds: all that was acknowledged and kept, and nothing half."""
+    store = Store(root)
+    there = {line.split()[1] for line in lines if line.startswith(("put ", "fetched "))}
+    pinned = {line.split()[1] for line in lines if line.startswith("pinned ")}
+    assert pinned <= {digest for digest, _ in store.pins()}
+    assert there & pinned <= set(store.digests())
+    assert [verdict for verdict in store.verify() if verdict.fault] == []
+    for digest in store.digests():
+        assert {e.name: e.size_bytes for e in store.manifest(digest).tensors} == SIZES
+    return store
+
+
+def check_that_it_works_on(store: Store, source: Store) -> None:
+    """Put, fetch and collect on what a killed process left; nothing of it stays behind."""
+    for digest in source.digests():
+        store.pin(digest, "test")
+        fetch(source, store, digest)
+    store.pin(put(store, 5), "test")
+    store.gc(keep_staging_s=-60, keep_unpinned_s=-60)
+    assert {digest for digest, _ in store.pins()} >= set(store.digests()) >= set(source.digests())
+    assert [verdict for verdict in store.verify() if verdict.fault] == []
+    assert os.listdir(store.root / "staging") == []
+
+
+def test_random_kills(folder: Path) -> None:
+    """40 kills at random instants in the life of one store, and then it works on."""
+    root, source = folder / "store", folder / "source"
+    chance = random.Random(7)
+    lines: list[str] = []
+    interrupted = 0
+    with running("random", root, source) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        for _ in range(RANDOM_KILLS):
+            child.stdin.write(f"{chance.uniform(0, 2)}\n")
+            lines += iter(child.stdout.readline, "dead\n")
+            interrupted += bool(os.listdir(check(root, lines).root / "staging"))
+    assert sum(line.startswith(("put ", "fetched ")) for line in lines) >= 10
+    assert interrupted >= 5
+    check_that_it_works_on(Store(root), Store(source))
+
+
+def test_every_call_that_touches_the_disk(folder: Path) -> None:
+    """Killed before each of them in turn."""
+    source = folder / "source"
+    with running("points", folder, source) as child:
+        assert child.stdout is not None
+        told = child.stdout.read()
+    *points, last = told.split("point ")[1:]
+    assert last.endswith("survived 0\n")
+    assert len(points) >= LEAST_POINTS
+    for number, acknowledged in enumerate(points, start=1):
+        root = folder / f"{number:04}"
+        store = check(root, acknowledged.splitlines())
+        check_that_it_works_on(store, Store(source))
+        shutil.rmtree(root)
+
+
+def test_staging_goes_on_with_the_chunks_that_came(folder: Path) -> None:
+    """Killed before every later chunk; what was written before stays and is not sent again."""
+    source = Store(folder / "source")
+    digest = put(source, 0)
+    manifest = source.manifest_bytes(digest)
+    for killed_at in range(5):
+        root = folder / f"store-{killed_at}"
+        pid = os.fork()
+        if pid == 0:
+            with Store(root).stage(manifest) as staging:
+                for index in range(killed_at):
+                    staging.write_chunk(index, source.read_chunk(digest, index))
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(pid, 0)
+        store = Store(root)
+        assert store.digests() == []
+        with store.stage(manifest) as staging:
+            assert staging.missing() == ([(killed_at, 4)] if killed_at < 4 else [])
+        fetch(source, store, digest)
+        assert store.digests() == [digest]
