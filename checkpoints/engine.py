@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -23,7 +24,7 @@ from weft.checkpoints.reader import TensorReader
 from weft.checkpoints.schema import Schema, TensorSpec
 from weft.checkpoints.writer import TensorSink
 from weft.merging.blocks import Block, in_proportion, merge_block
-from weft.merging.deltas import GramSum
+from weft.merging.deltas import GramSum, TaskVectors
 from weft.merging.errors import CannotMerge, NonFinite
 from weft.merging.method import Facts, Method, Need, Scope
 
@@ -154,7 +155,9 @@ class _Merge:
         if spec.elements == 0:
             return
         base = None if self._base is None else self._base.read(spec.name).to(torch.float64)
-        deltas = _Whole(spec.name, self._contributions, base)
+        deltas = TaskVectors(
+            [partial(item.reader.read, spec.name) for item in self._contributions], base
+        )
         out = torch.empty(spec.shape, dtype=TORCH_DTYPES[spec.dtype])
         self._merge_into(out, spec, deltas, base)
         yield out.reshape(-1)
@@ -164,46 +167,16 @@ class _Merge:
             out = torch.empty(blocks[0].numel(), dtype=TORCH_DTYPES[spec.dtype])
             for piece in _pieces(out.numel()):
                 base = None if base_block is None else base_block[piece].to(torch.float64)
-                deltas = _Pieces(blocks, piece, base)
+                deltas = TaskVectors([partial(_cut, block, piece) for block in blocks], base)
                 self._merge_into(out[piece], spec, deltas, base)
             yield out
 
     def _merge_into(
-        self, out: Tensor, spec: TensorSpec, deltas: "_Whole | _Pieces", base: Tensor | None
+        self, out: Tensor, spec: TensorSpec, deltas: TaskVectors, base: Tensor | None
     ) -> None:
         block = Block(name=spec.name, tensor_shape=spec.shape, shape=tuple(out.shape), base=base)
         merged = merge_block(self._method, block, deltas, self._facts)
         out.copy_(merged if base is None else merged + base)
-
-
-class _Whole:
-    """The task vectors of one whole tensor, each read when it is its turn."""
-
-    def __init__(
-        self, name: str, contributions: Sequence[Contribution], base: Tensor | None
-    ) -> None:
-        self._name, self._contributions, self._base = name, contributions, base
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for item in self._contributions:
-            yield _delta(item.reader.read(self._name), self._base)
-
-
-class _Pieces:
-    """The task vectors of one piece of the blocks at hand, each made when it is its turn."""
-
-    def __init__(self, blocks: Sequence[Tensor], piece: slice, base: Tensor | None) -> None:
-        self._blocks, self._piece, self._base = blocks, piece, base
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for block in self._blocks:
-            yield _delta(block[self._piece], self._base)
-
-
-def _delta(finetuned: Tensor, base: Tensor | None) -> Tensor:
-    """Finetuned minus base in float64; a new tensor, since the reader owns its buffer."""
-    delta = finetuned.to(torch.float64, copy=True)
-    return delta if base is None else delta.sub_(base)
 
 
 def _lockstep(
@@ -218,6 +191,10 @@ def _lockstep(
         if len({block.numel() for block in blocks}) != 1:
             raise SchemaMismatch(f"tensor {spec.name!r}: the readers cut it into unlike blocks")
         yield (None, list(blocks)) if base is None else (blocks[0], list(blocks[1:]))
+
+
+def _cut(block: Tensor, piece: slice) -> Tensor:
+    return block[piece]
 
 
 def _pieces(elements: int) -> Iterator[slice]:

@@ -23,5 +23,8 @@ def coordinator(
 
     from weft.coordinator.config import load_config
     from weft.coordinator.daemon import serve
+    from weft.protocol.logs import configure_logs
 
-    asyncio.run(serve(load_config(config)))
+    loaded = load_config(config)
+    configure_logs(loaded.log_level)
+    asyncio.run(serve(loaded))

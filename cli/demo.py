@@ -8,6 +8,8 @@ import typer
 from weft.cli.output import JsonFlag, emit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import RenderableType
 
     from weft.cli.demo_screen import Screen
@@ -82,8 +84,6 @@ def demo(
 
 def _perform(settings: "DemoSettings", folder: "DemoFolder") -> "Outcome":
     """Run the demo and write its report and its model."""
-    import torch
-
     from weft.cli.demo_screen import screen
     from weft.simulations.demo.daemons import fleet
     from weft.simulations.demo.figures import require_matplotlib
@@ -91,8 +91,6 @@ def _perform(settings: "DemoSettings", folder: "DemoFolder") -> "Outcome":
     from weft.simulations.demo.stage import clear, keep_model
 
     require_matplotlib()
-    torch.set_num_threads(1)
-    settings.task.trainer(0)  # its mistakes are told before anything starts
     clear(folder)
     with screen(settings) as shown, fleet() as daemons:
         stories, traffic, seconds = _run(settings, folder, daemons, shown)
@@ -113,7 +111,7 @@ def _run(
     from weft.cli.demo_history import read_story
     from weft.protocol.identity import COORDINATOR_NAME
     from weft.simulations.demo.daemons import DaemonDied, free_port
-    from weft.simulations.demo.stage import set_stage, write_base
+    from weft.simulations.demo.stage import set_stage, write_inputs
 
     began = time.monotonic()
     address = f"127.0.0.1:{free_port()}"
@@ -122,7 +120,7 @@ def _run(
     daemons.start(
         COORDINATOR_NAME, ["coordinator", "--config", config], folder.log(COORDINATOR_NAME)
     )
-    write_base(folder, settings)
+    write_inputs(folder, settings)
     shown.say(f"{settings.nodes} nodes and a coordinator at {address}; logs in {folder.path}/logs")
     try:
         traffic = asyncio.run(_played(settings, folder, daemons, shown, address))
@@ -188,8 +186,12 @@ def _examined(
     traffic: "Traffic",
     seconds: float,
 ) -> "Outcome":
+    import torch
+
     from weft.cli.demo_history import PublishedModels, base_digest
     from weft.simulations.demo.outcome import examine
+
+    torch.set_num_threads(1)  # as the nodes do: the same bits
 
     published = PublishedModels(folder, settings.names, base_digest(folder))
     return examine(
@@ -235,7 +237,7 @@ def _summary(outcome: "Outcome", folder: "DemoFolder") -> "RenderableType":
     )
 
 
-def _over_time(values: "list[float] | tuple[float, ...]") -> str:
+def _over_time(values: "Sequence[float]") -> str:
     """A handful of a curve's points, the last one among them."""
     count = len(values)
     rounds = sorted({max(1, round(count * part / 4)) for part in range(5)})

@@ -4,7 +4,7 @@ The nodes must have ended; a journal has one user at a time.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -24,9 +24,11 @@ from weft.node.entries import (
 from weft.node.journal import Journal
 from weft.node.ledger import KIND as LEDGER
 from weft.node.workspace import Workspace
-from weft.protocol.run import Phase
+from weft.protocol.run import NodeId, Phase
 from weft.simulations.demo.outcome import Happened, Story
 from weft.simulations.demo.settings import RUN_NAME, DemoFolder
+
+Value = TypeVar("Value")
 
 
 def read_story(folder: DemoFolder, node: str) -> Story:
@@ -37,7 +39,8 @@ def read_story(folder: DemoFolder, node: str) -> Story:
     """
     entries = _entries(folder, node)
     rounds: dict[int, dict[type[Entry], Any]] = {}
-    finished, contributors = None, ()
+    finished: Finished | None = None
+    contributors: tuple[str, ...] = ()
     for entry in entries:
         match entry:
             case Trained() | Published() | Chosen() | Evaluated():
@@ -104,9 +107,13 @@ def _happened(node: str, found: Mapping[type[Entry], Any]) -> Happened:
     trained, evaluated = found.get(Trained), found.get(Evaluated)
     return Happened(
         contribution=published.digest,
-        weights=dict(chosen.weights) if chosen else {node: 1.0},
-        parents=dict(chosen.parents) if chosen else {node: published.digest},
-        missed=dict(chosen.missed) if chosen else {},
+        weights=_by_name(chosen.weights) if chosen else {node: 1.0},
+        parents=_by_name(chosen.parents) if chosen else {node: published.digest},
+        missed=_by_name(chosen.missed) if chosen else {},
         loss=trained.metrics.get("loss") if trained else None,
         accuracy=evaluated.metrics.get("accuracy") if evaluated else None,
     )
+
+
+def _by_name(values: Mapping[NodeId, Value]) -> dict[str, Value]:
+    return {str(node): value for node, value in values.items()}

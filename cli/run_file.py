@@ -113,14 +113,12 @@ def prepared(file: RunFile, folder: Path) -> "Iterator[tuple[RunSpec, TensorRead
         folder: where the trainer's module is looked for.
 
     Raises:
-        WeftError: the base cannot be read, the trainer not be loaded or its model
-            not be built; a method or an option that does not exist.
+        WeftError: a method, a graph or an option that does not exist; the base cannot
+            be read, the trainer not be loaded or its model not be built.
     """
     from weft.checkpoints.reader import open_checkpoint
-    from weft.merging import registry
 
-    for section in (file.merge, file.final):
-        registry.create(section.method, **section.options)
+    _check(file)
     if file.base.schema_path is not None:
         with open_checkpoint(file.base.schema_path) as reader:
             yield _spec(file, reader.schema), None
@@ -138,6 +136,23 @@ def without_base(file: RunFile) -> RunSpec:
 def with_base(spec: RunSpec, digest: str) -> RunSpec:
     """The specification with the digest of its base."""
     return spec.model_copy(update={"base": digest})
+
+
+def _check(file: RunFile) -> None:
+    """What can be told before a model is built, let alone sent."""
+    from weft.merging import registry
+    from weft.node.neighbours import schedule_params
+    from weft.topology.schedules import build_schedule
+
+    for section in (file.merge, file.final):
+        registry.create(section.method, **section.options)
+    build_schedule(
+        schedule_params(file),
+        nodes=file.nodes,
+        rounds=file.rounds,
+        seed=file.seed,
+        data_sizes=[1.0] * file.nodes,
+    ).check()
 
 
 def _spec(file: RunFile, schema: "Schema") -> RunSpec:

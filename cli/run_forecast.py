@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from weft.protocol.run import RunSpec
     from weft.topology.schedules import Schedule
 
-_BITS = {"bit": 1e0, "kbit": 1e3, "mbit": 1e6, "gbit": 1e9, "tbit": 1e12}
+_BITS = {
+    **{"bit": 1e0, "kbit": 1e3, "mbit": 1e6, "gbit": 1e9, "tbit": 1e12},
+    **{"bps": 1e0, "kbps": 1e3, "mbps": 1e6, "gbps": 1e9, "tbps": 1e12},
+}
 _BYTES = {"b": 8e0, "kb": 8e3, "mb": 8e6, "gb": 8e9}
 _SIZES = {
     **{"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12},
@@ -152,7 +155,7 @@ def byte_count(text: str) -> int:
 
 
 def _with_unit(text: str, units: dict[str, float], expected: str) -> float:
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*?)(?:/s|ps)?", text.strip())
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)(?:/s)?", text.strip())
     unit = None if found is None else units.get(found[2].lower())
     if found is None or unit is None or float(found[1]) <= 0:
         raise InvalidInput(f"{text!r}: expected {expected}")

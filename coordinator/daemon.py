@@ -2,17 +2,16 @@
 
     asyncio.run(serve(load_config(path)))
 
-Prints one line a happening on standard error; the one with the event `listening`
-says that nodes and operators may come, and where. SIGTERM and SIGINT end it
-within five seconds: who watches is sent away, what was begun is finished. Torch is
-never imported here.
+Logs one line a happening; the one with the event `listening` says that nodes and
+operators may come, and where. SIGTERM and SIGINT end it within five seconds: who
+watches is sent away, what was begun is finished. Torch is never imported here.
 """
 
 import asyncio
 import signal
 import time
 from collections.abc import Awaitable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, nullcontext
 from typing import Final
 
 import structlog
@@ -34,7 +33,6 @@ from weft.coordinator.timekeeper import Timekeeper
 from weft.errors import Unavailable
 from weft.protocol.authorize import Authorizer
 from weft.protocol.identity import Credentials, Role
-from weft.protocol.logs import configure_logs
 from weft.protocol.serve_artifacts import ArtifactService
 from weft.protocol.server import Server
 from weft.protocol.threads import in_thread
@@ -50,23 +48,27 @@ LEAST_FREE_BYTES: Final = 64 * 2**20
 """With less than that on the disk the health service says: not serving."""
 
 
-async def serve(config: CoordinatorConfig) -> None:
+async def serve(config: CoordinatorConfig, *, stop: asyncio.Event | None = None) -> None:
     """Be the coordinator until a signal ends it.
+
+    Args:
+        config: what `load_config` read.
+        stop: ends it instead of SIGTERM and SIGINT, for whoever runs it beside
+            something else.
 
     Raises:
         WeftError: it cannot start (which key, which file, what to do), or it cannot
             go on because of its storage.
     """
-    configure_logs(config.log_level)
     async with AsyncExitStack() as stack:
         parts = await _assembled(config, stack)
-        with _signals() as stop:
+        with nullcontext(stop) if stop is not None else _signals() as ended:
             bound = await parts.server.start()
             stack.push_async_callback(parts.server.stop, GRACE_S)
             stack.callback(parts.runs.stop)
             host = config.listen.rpartition(":")[0]
             log.info("listening", address=f"{host}:{bound}", runs=len(parts.runs.all()))
-            await _until(stop, [parts.keeper.keep(), parts.keep_house(), parts.runs.failure()])
+            await _until(ended, [parts.keeper.keep(), parts.keep_house(), parts.runs.failure()])
             log.info("stopping")
 
 

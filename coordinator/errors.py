@@ -43,8 +43,12 @@ class RunClosed(Refused):
     """Not in the state that the run is in."""
 
 
-class RunHalted(Refused):
-    """The coordinator's database is older than the run; it touches nothing."""
+class RunHalted(Unavailable):
+    """The coordinator's database is older than the run; it touches nothing.
+
+    For nodes that is a coordinator that is away: they go on by the plan that they
+    hold, and try again, because the newer database may be put back.
+    """
 
 
 class NotANode(Refused):

@@ -172,7 +172,8 @@ def _state_requested(record: RunRecord, event: StateRequested) -> RunRecord:
         message = f"stopped by {event.operator}"
         plan = replace(record.plan, state=event.state)
         return replace(record, plan=plan, message=message, ahead=0)
-    require_serving(record)
+    if record.halted:
+        raise RunClosed(f"run {record.name} is {record.message}")
     if event.state is RunState.PAUSED and current in (RunState.WAITING, RunState.RUNNING):
         message = f"paused by {event.operator}"
         return replace(record, plan=replace(record.plan, state=event.state), message=message)

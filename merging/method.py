@@ -38,7 +38,8 @@ class Need(StrEnum):
     """A common base; the method means nothing without one."""
 
     NORM = "norm"
-    """The Euclidean norm of each whole task vector, as `Facts.norm`."""
+    """The Euclidean norm of each task vector, over all parameters that the contribution
+    at hand holds, as `Facts.norm`."""
 
 
 class Scope(StrEnum):
@@ -59,7 +60,8 @@ class Facts:
         contribution: its name; distinct within a merge. Appears in messages, and is
             the canonical order where one is needed.
         weight: finite; zero means: not there.
-        norm: Euclidean norm of the whole task vector; given where `Need.NORM` is.
+        norm: Euclidean norm over all its parameters; given where the method has
+            `Need.NORM`.
     """
 
     contribution: str

@@ -134,6 +134,7 @@ def _watched(
         moments = _moments_of(values)
         seen[name] = seen[name].pooled_with(moments) if name in seen else moments
 
+    model.eval()
     with ExitStack() as undo:
         undo.callback(model.eval)
         for name, layer in layers.items():

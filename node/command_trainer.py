@@ -19,9 +19,6 @@ gets {checkpoint_in} and {metrics_out}.
 """
 
 import asyncio
-import json
-import math
-import os
 import shlex
 import shutil
 import string
@@ -34,9 +31,9 @@ from typing import Final
 
 import structlog
 
-from weft.errors import TrainingFailed
 from weft.node.child_processes import obituary, output_to
-from weft.node.errors import BadTrainer, NoInitialModel, NotFinite, TrainerDied, TrainerStopped
+from weft.node.errors import BadTrainer, NoInitialModel, TrainerDied, TrainerStopped
+from weft.node.external_results import read_metrics, remove, take_result
 from weft.node.trainer import Metrics
 from weft.node.training_messages import TrainerFacts, TrainRequest, TrainResult
 
@@ -131,7 +128,7 @@ class CommandTrainer:
                 await self._run(words, when)
                 return read_metrics(metrics, when)
             finally:
-                await asyncio.to_thread(_remove, scratch)
+                await asyncio.to_thread(remove, scratch)
 
     async def calibrate(self, model: Path, moments_out: Path) -> bool:
         """See `TrainerBackend`: a command has no calibration data to give."""
@@ -187,57 +184,6 @@ class CommandTrainer:
             )
 
 
-def read_metrics(path: Path, when: str) -> Metrics:
-    """A JSON object of numbers; empty where there is no such file.
-
-    Raises:
-        TrainingFailed: something else is in it.
-        NotFinite: a loss that is NaN or infinite.
-    """
-    if not path.exists():
-        return {}
-    try:
-        document = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise TrainingFailed(f"{when}: {path} is not JSON: {error}") from error
-    if not isinstance(document, dict) or not all(_is_number(v) for v in document.values()):
-        raise TrainingFailed(f"{when}: {path} is not a JSON object of numbers")
-    lost = [name for name, value in document.items() if not math.isfinite(value)]
-    if any("loss" in name.lower() for name in lost):
-        raise NotFinite(f"{when}: {lost[0]} = {document[lost[0]]}; nothing is kept")
-    return {name: float(value) for name, value in document.items() if name not in lost}
-
-
-def take_result(scratch: Path, request: TrainRequest, when: str) -> bool:
-    """Check what a program wrote into a folder and move it to where the request wants it.
-
-    Blocks. `scratch` holds `model.safetensors` and perhaps `state`; it is gone then.
-
-    Returns:
-        Whether there was a state.
-
-    Raises:
-        TrainingFailed: no checkpoint, or one that cannot be merged.
-    """
-    from weft.checkpoints.disk import sync_folder
-    from weft.node.model_files import require_sound_file
-
-    model, state = scratch / "model.safetensors", scratch / "state"
-    if not model.exists():
-        raise TrainingFailed(f"{when}: the training ended well, but wrote no checkpoint to {model}")
-    require_sound_file(model, request.model_in, f"{when}: after training")
-    has_state = state.exists()
-    _remove(request.state_out)
-    for written, final in ((state, request.state_out), (model, request.model_out)):
-        if written.exists():
-            _sync_tree(written)
-            _remove(final)
-            os.replace(written, final)
-    sync_folder(request.model_out.parent)
-    shutil.rmtree(scratch)
-    return has_state
-
-
 def _values(request: TrainRequest, scratch: Path) -> dict[str, str]:
     work = scratch.absolute()
     return {
@@ -289,10 +235,6 @@ def _filled(words: list[str], values: Mapping[str, str]) -> list[str]:
     return [word.format_map(values) for word in words]
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 async def _ended(process: asyncio.subprocess.Process) -> None:
     # Closing its input makes the process between take the command down.
     if process.stdin is not None:
@@ -301,21 +243,5 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
 
 
 def _fresh_folder(folder: Path) -> None:
-    _remove(folder)
+    remove(folder)
     folder.mkdir(parents=True)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _sync_tree(path: Path) -> None:
-    for item in [path, *path.rglob("*")] if path.is_dir() else [path]:
-        descriptor = os.open(item, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

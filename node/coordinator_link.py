@@ -11,7 +11,7 @@ from contextlib import aclosing
 
 import structlog
 
-from weft.errors import Unavailable, WeftError
+from weft.errors import NotFound, Unavailable, WeftError
 from weft.protocol.channel import ChannelPool, call, coordinator_stub, stream
 from weft.protocol.convert import global_set_message, plan_of, report_message
 from weft.protocol.run import GlobalSet, Plan, Report, RunName, RunSpec
@@ -114,14 +114,18 @@ class CoordinatorLink:
 async def until_available(
     attempt: Callable[[], Awaitable[None]], *, what: str, pause: Pauses | None = None
 ) -> None:
-    """Repeat an attempt until the other side is there; says once what it waits for."""
+    """Repeat an attempt until the other side is there; says what it waits for.
+
+    What does not exist yet is waited for too: daemons may start in any order, also
+    before the run that they are for.
+    """
     pause = pause or Pauses()
-    said = False
+    said = ""
     while True:
         try:
             return await attempt()
-        except Unavailable as away:
-            if not said:
-                log.warning("waiting", what=what, reason=str(away))
-                said = True
+        except (Unavailable, NotFound) as away:
+            if said != str(away):
+                said = str(away)
+                log.warning("waiting", what=what, reason=said)
             await pause.wait()

@@ -26,8 +26,8 @@ from blake3 import blake3
 from weft.checkpoints.disk import sync_folder, write_bytes
 from weft.errors import TrainingFailed
 from weft.node.child_processes import last_line
-from weft.node.command_trainer import read_metrics, take_result
 from weft.node.errors import NoInitialModel, TrainerSilent, TrainerStopped
+from weft.node.external_results import read_metrics, take_result
 from weft.node.trainer import Metrics
 from weft.node.training_messages import TrainerFacts, TrainRequest, TrainResult
 

@@ -19,6 +19,7 @@ from weft.checkpoints.writer import SafetensorsWriter, write_checkpoint
 from weft.merging.statistics.moments import Moments, MomentSum
 from weft.protocol.run import Digest
 
+_FEW = 64
 _MEAN, _VARIANCE = "running_mean", "running_var"
 
 
@@ -68,13 +69,20 @@ def write_with_statistics(model: Path, moments: Mapping[str, Moments], out: Path
     replaced: dict[str, Tensor] = {}
     for layer, found in moments.items():
         replaced[_named(layer, _MEAN)] = found.mean
-        replaced[_named(layer, _VARIANCE)] = found.unbiased_var
+        replaced[_named(layer, _VARIANCE)] = _running_variance(found)
     with open_checkpoint(model) as reader, SafetensorsWriter(out, reader.schema, {}) as sink:
         for spec in reader.schema.tensors:
             if spec.name in replaced:
                 sink.write(spec.name, replaced[spec.name].to(reader.read(spec.name).dtype))
             else:
                 sink.write(spec.name, reader.blocks(spec.name))
+
+
+def _running_variance(found: Moments) -> Tensor:
+    # Moments of single values are running statistics that nobody measured anew:
+    # their variances are unbiased already.
+    measured = bool((found.count > _FEW).all())
+    return found.unbiased_var if measured else found.var
 
 
 def _layers(reader: TensorReader) -> list[str]:

@@ -39,6 +39,8 @@ _FAILURES: Final = (
     TimeoutError,
     asyncio.CancelledError,
 )
+_WRITE_FAILED: Final = "Internal error from Core"
+_STATUS_POLL_S: Final = 0.01
 
 
 class ChannelPool:
@@ -155,14 +157,13 @@ async def send(method: Any, requests: AsyncIterable[Any], *, progress_s: float =
     try:
         async for request in requests:
             async with _translating(method, progress_s), asyncio.timeout(progress_s):
-                await open_call.write(request)
+                await _write(open_call, request)
         async with _translating(method, progress_s), asyncio.timeout(progress_s):
             await open_call.done_writing()
             return await open_call
-    except asyncio.InvalidStateError:
+    except (asyncio.InvalidStateError, _BrokenWrite):
         # It answered before everything was written: it needs no more, or refuses.
-        async with _translating(method, progress_s):
-            return await open_call
+        return await _early_answer(open_call, method, progress_s)
     finally:
         open_call.cancel()
 
@@ -202,6 +203,31 @@ async def _translating(method: Any, timeout_s: float) -> AsyncIterator[None]:
         yield
     except _FAILURES as error:
         await _raise(error, method, timeout_s)
+
+
+class _BrokenWrite(Exception):
+    """The call took no more messages; its status says why, and is on its way."""
+
+
+async def _write(open_call: Any, request: Any) -> None:
+    try:
+        await open_call.write(request)
+    except grpc.aio.AioRpcError as error:
+        if error.details() == _WRITE_FAILED:
+            raise _BrokenWrite from error
+        raise
+
+
+async def _early_answer(open_call: Any, method: Any, progress_s: float) -> Any:
+    """What a call that took no more messages answered.
+
+    gRPC puts a status of its own in place of a write that failed, and the other
+    side's over it as soon as that has come.
+    """
+    async with _translating(method, progress_s), asyncio.timeout(progress_s):
+        while await open_call.details() == _WRITE_FAILED:
+            await asyncio.sleep(_STATUS_POLL_S)
+        return await open_call
 
 
 async def _raise(error: BaseException, method: Any, timeout_s: float) -> NoReturn:

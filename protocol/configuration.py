@@ -188,8 +188,8 @@ def _members(annotation: object) -> list[object]:
     if get_origin(annotation) is Annotated:
         return _members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return [one for one in get_args(annotation) if one is not type(None)]
-    return [] if annotation is None else [annotation]
+        return [member for one in get_args(annotation) for member in _members(one)]
+    return [] if annotation in (None, type(None)) else [annotation]
 
 
 def _is_named(annotation: object, name: int | str) -> bool:

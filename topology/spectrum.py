@@ -5,6 +5,7 @@ shrinks by 1 - gap a round. (Some papers give p = 1 - max lambda_i^2 instead, fo
 squared distance: p = 1 - (1 - gap)^2.)
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -24,11 +25,11 @@ SAMPLES = 512
 CLOSE = 1e-6
 """How exactly large spectra are iterated."""
 
-RESTARTS = 60
-"""Of the iteration, about twenty multiplications each, before it is given up."""
+RESTARTS = 1000
+"""Of the iteration, about ten multiplications each, before it is given up."""
 
-SLOW, THIN = 1e-3, 6
-"""Below that gap, with at most that many weights a node, W is factorised instead."""
+LONG = 6
+"""Times log2(n) hops, beyond which a graph is long and is factorised instead."""
 
 SAMPLED_ENTRIES = 20_000_000
 """Weights that are held for them at once."""
@@ -138,21 +139,24 @@ def _second_of_sparse(mixing: Mixing) -> float:
 
     if not mixing.is_symmetric:
         return float(np.abs(_largest_moduli(apply, mixing.nodes)).max())
-    thin = len(mixing.weights) <= THIN * mixing.nodes
-    try:
-        second = float(np.abs(_largest_moduli(apply, mixing.nodes, symmetric=True)).max())
-    except BadGraph:
-        if not thin:
-            raise
-        second = 1.0
-    return _second_near_one(mixing) if 1 - second < SLOW and thin else second
+    if _is_long(mixing):
+        return _second_near_one(mixing)
+    return float(np.abs(_largest_moduli(apply, mixing.nodes, symmetric=True)).max())
+
+
+def _is_long(mixing: Mixing) -> bool:
+    """Some node is many hops from node 0, as in paths and grids."""
+    from scipy.sparse.csgraph import shortest_path
+
+    hops = shortest_path(mixing.sparse(), unweighted=True, indices=0)
+    return bool(hops.max() > LONG * math.log2(mixing.nodes))
 
 
 def _second_near_one(mixing: Mixing) -> float:
-    """The lambda_2 of a slow and thin symmetric W, which iteration finds too coarsely.
+    """The lambda_2 of a long symmetric W, whose gap is too small for plain iteration.
 
-    By factorising W - (1 + 1e-9) I, which thin graphs bear. No eigenvalue is below
-    2 min_i W_ii - 1, so that lambda_n, far from 1, is never in the way.
+    By factorising W - (1 + 1e-9) I, which long graphs bear and expanders would not.
+    No eigenvalue is below 2 min_i W_ii - 1, so lambda_n, far from -1, does not matter.
     """
     from scipy.sparse.linalg import eigsh
 

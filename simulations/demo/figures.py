@@ -3,10 +3,11 @@
 Drawn by matplotlib without any display and without its global state.
 """
 
+import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from weft.simulations.demo.outcome import Edge, Outcome
 from weft.simulations.errors import MissingExtra
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 INK, FAINT, GRID = "#1f2933", "#9aa5b1", "#e4e7eb"
 WARP, WEFT, REED, DYE = "#2563ab", "#c2410c", "#4d7c0f", "#7c3aed"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "weft",
     "font.family": "sans-serif",
@@ -28,7 +29,6 @@ STYLE = {
     "ytick.color": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "legend.frameon": False,
 }
 
 
@@ -38,12 +38,8 @@ def require_matplotlib() -> None:
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra(
-            "the report's pictures need matplotlib: pip install 'weft[demo]'"
-        ) from error
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtra("the report's pictures need matplotlib: pip install 'weft[demo]'")
 
 
 def topology(names: Sequence[str], edges: Mapping[Edge, int]) -> str:
@@ -81,8 +77,8 @@ def accuracy(outcome: Outcome) -> str:
     axes.plot(_rounds(together), together, color=REED, linestyle=":", label="all data in one place")
     end, final = len(together), outcome.global_merged[0]
     axes.scatter([end], [final], color=INK, zorder=4, label=f"global merge {final:.1%}")
-    _labelled(axes, "round", "accuracy on the shared test set")
-    axes.legend(loc="lower right", fontsize=9)
+    _over_rounds(axes, "accuracy on the shared test set")
+    axes.legend(loc="lower right", fontsize=9, frameon=False)
     return canvas.svg("accuracy over rounds")
 
 
@@ -92,9 +88,9 @@ def distance(outcome: Outcome) -> str:
     axes = canvas.axes
     axes.plot(_rounds(outcome.before), outcome.before, color=WEFT, label="before merging")
     axes.plot(_rounds(outcome.after), outcome.after, color=WARP, label="after merging")
-    _labelled(axes, "round", "consensus distance")
+    _over_rounds(axes, "consensus distance")
     axes.set_ylim(bottom=0)
-    axes.legend(loc="upper right", fontsize=9)
+    axes.legend(loc="best", fontsize=9, frameon=False)
     return canvas.svg("consensus distance over rounds")
 
 
@@ -143,10 +139,11 @@ class _Canvas:
         return drawn[drawn.index("<svg") :]
 
 
-def _labelled(axes: "Axes", x: str, y: str) -> None:
-    axes.set_xlabel(x)
+def _over_rounds(axes: "Axes", y: str) -> None:
+    axes.set_xlabel("round")
     axes.set_ylabel(y)
     axes.grid(color=GRID, linewidth=0.8)
+    axes.locator_params(axis="x", integer=True)
 
 
 def _rounds(values: Sequence[float]) -> list[int]:

@@ -16,6 +16,9 @@ from weft.protocol.identity import COORDINATOR_NAME, Role
 from weft.simulations.demo.settings import RUN_NAME, TRAINER, DemoFolder, DemoSettings
 from weft.simulations.errors import BadOption
 from weft.simulations.references import initial_model
+from weft.simulations.tasks.arrays import save_npz
+from weft.simulations.tasks.classification import DIGITS
+from weft.simulations.tasks.digits import digits_arrays
 
 OPERATOR_NAME = "operator"
 
@@ -55,16 +58,23 @@ def set_stage(folder: DemoFolder, settings: DemoSettings, *, coordinator: str) -
     folder.config(COORDINATOR_NAME).write_text(_toml({"": _coordinator_keys(folder, coordinator)}))
     for node, name in enumerate(settings.names):
         authority.issue(name, Role.NODE)
-        sections = {
+        sections: Sections = {
             "": _node_keys(folder, name, coordinator),
             "train": {"trainer": TRAINER},
-            "train.options": settings.task.of_node(node),
+            "train.options": settings.task.of_node(node)
+            | {"data": str(_data_file(folder, settings))},
         }
         folder.config(name).write_text(_toml(sections))
 
 
-def write_base(folder: DemoFolder, settings: DemoSettings) -> None:
-    """Write the model that all nodes start from."""
+def write_inputs(folder: DemoFolder, settings: DemoSettings) -> None:
+    """Write what all nodes start from: the model, and the digits where these are the data.
+
+    Raises:
+        InvalidInput: the task cannot be used: its data, its split, its model.
+    """
+    if settings.task.data == DIGITS:
+        save_npz(_data_file(folder, settings), digits_arrays())
     model = initial_model(settings.task.trainer(0), settings.task.seed)
     write_checkpoint(folder.base, dict(model.state_dict()), {"weft": "the base of a demo"})
 
@@ -79,8 +89,14 @@ def tidy(folder: DemoFolder) -> None:
     """Remove what only the daemons needed; report, merged model, base and logs stay."""
     for path in (folder.authority, folder.path / "data"):
         shutil.rmtree(path, ignore_errors=True)
-    for config in folder.path.glob("*.toml"):
-        config.unlink()
+    for path in [*folder.path.glob("*.toml"), *folder.path.glob("*.npz")]:
+        path.unlink()
+
+
+def _data_file(folder: DemoFolder, settings: DemoSettings) -> Path:
+    """Where the nodes read their data; a file, so that they need not import scikit-learn."""
+    data = settings.task.data
+    return (folder.path / "digits.npz" if data == DIGITS else Path(data)).resolve()
 
 
 def _run_sections(folder: DemoFolder, settings: DemoSettings) -> Sections:

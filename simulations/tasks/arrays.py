@@ -52,6 +52,12 @@ def load_npz(path: str | Path) -> ArrayTask:
     return make_task(_read(Path(path)), where=str(path))
 
 
+def save_npz(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+    """Write the arrays of a task, for `load_npz`."""
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
 def make_task(arrays: Mapping[str, NDArray[np.generic]], *, where: str = "task") -> ArrayTask:
     """Check four arrays and bring them to the dtypes of a task; nothing is mutated.
 

@@ -11,6 +11,7 @@ that what differs is the merging and nothing else.
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,8 +21,10 @@ from weft.simulations.errors import BadOption
 from weft.simulations.tasks.arrays import ArrayTask, limited, load_npz
 from weft.simulations.tasks.digits import load_digits
 from weft.simulations.tasks.models import build_model
+from weft.simulations.tasks.optimizers import Slots, build_optimizer
 from weft.simulations.tasks.splits import split as deal_out
 
+DIGITS = "digits"
 CALIBRATION_BATCH = 256
 EVALUATION_BATCH = 1024
 LEARNING_RATES = {"sgd": 0.2, "adam": 0.003}
@@ -29,7 +32,7 @@ LEARNING_RATES = {"sgd": 0.2, "adam": 0.003}
 
 def load_task(data: str, limit: int = 0) -> ArrayTask:
     """The digits, or the task in an .npz file; at most `limit` training examples (0: all)."""
-    return limited(load_digits() if data == "digits" else load_npz(data), limit)
+    return limited(load_digits() if data == DIGITS else load_npz(data), limit)
 
 
 class ClassificationTrainer:
@@ -62,7 +65,7 @@ class ClassificationTrainer:
     def __init__(
         self,
         *,
-        data: str = "digits",
+        data: str = DIGITS,
         nodes: int = 1,
         node: int = 0,
         split: str = "dirichlet",
@@ -88,7 +91,7 @@ class ClassificationTrainer:
         self._steps, self._batch = steps, batch
         self._optimizer_name = optimizer
         self._lr, self._decay, self._momentum = lr or LEARNING_RATES[optimizer], decay, momentum
-        self._optimizer_state: dict[str, object] | None = None
+        self._slots: Slots = {}
 
     @property
     def data_size(self) -> int:
@@ -107,18 +110,20 @@ class ClassificationTrainer:
 
     def train(self, model: nn.Module, round: int) -> dict[str, float]:
         """Train one round in place; the mean loss of its steps."""
-        optimizer = self._optimizer(model, self._lr * self._decay**round)
+        optimizer = build_optimizer(
+            self._optimizer_name, model, self._slots, momentum=self._momentum
+        )
+        lr = self._lr * self._decay**round
         device = next(model.parameters()).device
         inputs, labels = self._inputs.to(device), self._labels.to(device)
         model.train()
         total = torch.zeros((), dtype=torch.float64, device=device)
         for chosen in self._batches(round):
-            optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(inputs[chosen]), labels[chosen])
             loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            optimizer.step(lr)
             total += loss.detach()
-        self._optimizer_state = optimizer.state_dict()
+        self._slots = optimizer.slots
         return {"loss": total.item() / self._steps, "examples": float(self._steps * self._batch)}
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -139,24 +144,11 @@ class ClassificationTrainer:
 
     def state(self) -> dict[str, object]:
         """The optimizer's state; empty before the first round."""
-        return {} if self._optimizer_state is None else {"optimizer": self._optimizer_state}
+        return {"optimizer": self._slots} if self._slots else {}
 
     def load_state(self, state: dict[str, object]) -> None:
         """Take the optimizer's state back; without one the next round starts afresh."""
-        found = state.get("optimizer")
-        self._optimizer_state = found if isinstance(found, dict) else None
-
-    def _optimizer(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
-        optimizer: torch.optim.Optimizer
-        if self._optimizer_name == "adam":
-            optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-        else:
-            optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=self._momentum)
-        if self._optimizer_state is not None:
-            optimizer.load_state_dict(self._optimizer_state)
-            for group in optimizer.param_groups:
-                group["lr"] = lr  # the state carries the last round's
-        return optimizer
+        self._slots = cast(Slots, state.get("optimizer", {}))
 
     def _batches(self, round: int) -> Tensor:
         """(steps, batch) indices: shuffled passes over the share, one after the other."""

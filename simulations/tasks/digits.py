@@ -5,6 +5,7 @@ of them, drawn once with a fixed seed, are the test set.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from weft.simulations.errors import MissingExtra
 from weft.simulations.tasks.arrays import ArrayTask, make_task
@@ -13,8 +14,10 @@ TEST_EXAMPLES = 540
 SPLIT_SEED = 20_260_101
 
 
-def load_digits() -> ArrayTask:
-    """The digits, 1,257 to train on and 540 to test with; the same on every machine.
+def digits_arrays() -> dict[str, NDArray[np.generic]]:
+    """The four arrays of the task: 1,257 digits to train on, 540 to test with.
+
+    The same on every machine.
 
     Raises:
         MissingExtra: scikit-learn is not installed.
@@ -31,5 +34,14 @@ def load_digits() -> ArrayTask:
     labels = bunch.target.astype(np.int64)
     order = np.random.default_rng(SPLIT_SEED).permutation(len(labels))
     test, train = order[:TEST_EXAMPLES], order[TEST_EXAMPLES:]
-    arrays = {"x_train": images[train], "y_train": labels[train]}
-    return make_task(arrays | {"x_test": images[test], "y_test": labels[test]}, where="digits")
+    return {
+        "x_train": images[train],
+        "y_train": labels[train],
+        "x_test": images[test],
+        "y_test": labels[test],
+    }
+
+
+def load_digits() -> ArrayTask:
+    """The digits as a task; raises as `digits_arrays`."""
+    return make_task(digits_arrays(), where="digits")

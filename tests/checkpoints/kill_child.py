@@ -2,6 +2,7 @@
 
     python kill_child.py random STORE SOURCE     a kill for each line read: when, in works
     python kill_child.py points FOLDER SOURCE    killed before each call that touches the disk
+    python kill_child.py chunks FOLDER SOURCE    killed after 0, 1, ... chunks of one artifact
 
 Who is killed is a fork: imports are paid once. Lines: `put D`, `fetched D`,
 `pinned D`, each after the call has returned; `dead` after a kill.
@@ -128,6 +129,21 @@ def run_points(folder: Path, source: Store) -> None:
     say(f"survived {os.waitstatus_to_exitcode(status)}")
 
 
+def run_chunks(folder: Path, source: Store) -> None:
+    """One fork for each number of chunks, each on a store of its own."""
+    digest = put(source, 0)
+    manifest = source.manifest_bytes(digest)
+    for number in range(source.manifest(digest).chunk_count + 1):
+        pid = os.fork()
+        if pid == 0:
+            with Store(folder / str(number)).stage(manifest) as staging:
+                for index in range(number):
+                    staging.write_chunk(index, source.read_chunk(digest, index))
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(pid, 0)
+        say(f"killed {number}")
+
+
 if __name__ == "__main__":
-    run = {"random": run_random, "points": run_points}[sys.argv[1]]
+    run = {"random": run_random, "points": run_points, "chunks": run_chunks}[sys.argv[1]]
     run(Path(sys.argv[2]), Store(sys.argv[3]))

@@ -5,20 +5,25 @@ import json
 import os
 import signal
 import socket
-import time
-import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import structlog
 
 from tests.coordinator.processes import CoordinatorProcess
-from tests.support.wire import deposit
+from tests.support.wire import deposit, until
 from weft.checkpoints.store import Store
-from weft.errors import Denied
+from weft.coordinator.config import CoordinatorConfig, load_config
+from weft.coordinator.daemon import serve
+from weft.coordinator.database import SqlRepository
+from weft.coordinator.errors import StorageFailed
+from weft.coordinator.repository import Change
+from weft.errors import Corrupt, Denied, InvalidInput, Refused, Unavailable, WeftError
 from weft.protocol.channel import ChannelPool, call, coordinator_stub, stream
 from weft.protocol.convert import plan_of
 from weft.protocol.identity import Role
@@ -79,9 +84,9 @@ async def test_it_lasts_ends_in_order_and_never_loads_torch(
     assert coordinator.process is not None
     spec = await create(coordinator)
     before = await join(coordinator)
-    maps = Path(f"/proc/{coordinator.process.pid}/maps").read_text()
-    assert "libtorch" not in maps
-    assert psutil.Process(coordinator.process.pid).memory_info().rss < 300 * 2**20
+    process = psutil.Process(coordinator.process.pid)
+    assert not [one.path for one in process.memory_maps() if "torch" in one.path]
+    assert process.memory_info().rss < 300 * 2**20
     coordinator.process.send_signal(signal.SIGKILL)
     assert coordinator.process.wait(5) == -signal.SIGKILL
     coordinator.start()
@@ -89,107 +94,142 @@ async def test_it_lasts_ends_in_order_and_never_loads_torch(
     assert await join(coordinator) == before
     store = Store(coordinator.folder / "data" / "store")
     assert store.pins() == [(spec.base, "run:quilt")]
-    for how in (signal.SIGTERM, signal.SIGINT):
-        async with calling(coordinator, "a") as (stub, _):
-            request = wire.WatchRequest(run="quilt", version=before.version)
-            watching = stream(stub.Watch, request, progress_s=S)
-            waiting = asyncio.ensure_future(anext(watching))
-            await asyncio.sleep(0.2)
-            assert coordinator.stop(how, timeout_s=5) == 0
-            await asyncio.wait([waiting])
-            assert waiting.exception() is not None
-        coordinator.start()
-
-
-def test_a_second_coordinator_on_the_folder_is_refused(coordinator: CoordinatorProcess) -> None:
+    await stopped_while_watched(coordinator, before, signal.SIGTERM)
     coordinator.start()
-    assert coordinator.process is not None
-    other = CoordinatorProcess(coordinator.folder / "other", data=str(coordinator.folder / "data"))
-    other.begin()
-    code, line = other.ended()
-    assert code == 2
-    assert f"another coordinator (pid {coordinator.process.pid}) uses" in line
-    assert coordinator.process.poll() is None
+    await stopped_while_watched(coordinator, before, signal.SIGINT)
 
 
-async def test_a_database_that_went_missing_is_not_begun_anew(
-    coordinator: CoordinatorProcess,
+async def stopped_while_watched(
+    process: CoordinatorProcess, held: Plan, how: signal.Signals
 ) -> None:
-    coordinator.start()
-    await create(coordinator)
-    assert coordinator.stop() == 0
-    database = coordinator.folder / "data" / "runs.sqlite"
+    async with calling(process, "a") as (stub, _):
+        request = wire.WatchRequest(run="quilt", version=held.version)
+        watching = stream(stub.Watch, request, progress_s=S)
+        waiting = asyncio.ensure_future(anext(watching))
+        await asyncio.sleep(0.3)
+        assert process.stop(how, timeout_s=5) == 0
+        await asyncio.wait([waiting])
+        assert isinstance(waiting.exception(), Unavailable)
+
+
+class InProcess(CoordinatorProcess):
+    """The same daemon on this process's event loop."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.page = ""
+
+    def write(self, **keys: object) -> CoordinatorConfig:
+        lines = [f"{k} = {json.dumps(v)}" for k, v in {**self.keys, **keys}.items()]
+        self.config.write_text("\n".join(lines) + "\n")
+        return load_config(self.config)
+
+    @asynccontextmanager
+    async def up(self, **keys: object) -> AsyncIterator[None]:
+        stop = asyncio.Event()
+        with structlog.testing.capture_logs() as logs:
+            task = asyncio.create_task(serve(self.write(**keys), stop=stop))
+            await until(lambda: task.done() or found(logs, "listening") != "", 20)
+            if task.done():
+                await task
+            self.address, self.page = found(logs, "listening"), found(logs, "status page")
+            try:
+                yield
+            finally:
+                stop.set()
+                await asyncio.wait_for(task, 5)
+
+
+def found(logs: Sequence[Mapping[str, Any]], event: str) -> str:
+    return next((str(one["address"]) for one in logs if one["event"] == event), "")
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> InProcess:
+    return InProcess(tmp_path)
+
+
+async def test_a_second_coordinator_on_the_folder_is_refused(here: InProcess) -> None:
+    async with here.up():
+        with pytest.raises(Refused, match=rf"another coordinator \(pid {os.getpid()}\) uses"):
+            await serve(here.write())
+        await create(here)
+
+
+async def test_a_database_that_went_missing_is_not_begun_anew(here: InProcess) -> None:
+    async with here.up():
+        await create(here)
+    database = here.folder / "data" / "runs.sqlite"
     kept = database.read_bytes()
     database.unlink()
-    coordinator.begin()
-    code, line = coordinator.ended()
-    assert code == 1
-    assert "missing or empty; restore it from a backup" in line
+    with pytest.raises(Corrupt, match="missing or empty; restore it from a backup"):
+        await serve(here.write())
     database.write_bytes(kept)
-    coordinator.start()
-    await join(coordinator)
+    async with here.up():
+        await join(here)
 
 
 async def test_a_restored_backup_halts_the_run_until_the_right_one_is_back(
-    coordinator: CoordinatorProcess,
+    here: InProcess,
 ) -> None:
-    coordinator.start()
-    await create(coordinator)
-    assert coordinator.stop() == 0
-    database = coordinator.folder / "data" / "runs.sqlite"
+    database = here.folder / "data" / "runs.sqlite"
+    async with here.up():
+        await create(here)
     older = database.read_bytes()
-    coordinator.start()
-    held = await join(coordinator)
-    assert coordinator.stop() == 0
+    async with here.up():
+        held = await join(here)
     newer = database.read_bytes()
     database.write_bytes(older)
-    coordinator.start()
-    await join(coordinator)
-    with pytest.raises(Exception, match=r"holds version 7 .* put the newer database back"):
-        await first_plan(coordinator, version=7)
-    assert coordinator.stop() == 0
+    async with here.up():
+        await join(here)
+        with pytest.raises(Unavailable, match=r"holds version 7 .* put the newer database back"):
+            await first_plan(here, version=7)
     database.write_bytes(newer)
-    coordinator.start()
-    assert await first_plan(coordinator, version=held.version) == held
+    async with here.up():
+        assert await first_plan(here, version=held.version) == held
 
 
-async def test_revoking_takes_effect_while_it_runs(coordinator: CoordinatorProcess) -> None:
-    coordinator.start()
-    await create(coordinator)
-    await join(coordinator)
-    (serial,) = coordinator.enrol.authority.revoke("a")
-    deadline = time.monotonic() + 20
-    with pytest.raises(Denied, match="revoked"):
-        while time.monotonic() < deadline:
-            await first_plan(coordinator)
-            await asyncio.sleep(0.1)
-    async with calling(coordinator, "olga", Role.OPERATOR) as (stub, _):
-        for _ in range(50):
-            status = await call(stub.GetRun, wire.GetRunRequest(run="quilt"), timeout_s=S)
-            if status.plan.revoked:
-                break
-            await asyncio.sleep(0.1)
-        assert list(status.plan.revoked) == [serial]
+async def test_revoking_takes_effect_while_it_runs(here: InProcess) -> None:
+    async with here.up():
+        await create(here)
+        await join(here)
+        (serial,) = here.enrol.authority.revoke("a")
+        async with calling(here, "olga", Role.OPERATOR) as (stub, _), asyncio.timeout(20):
+            revoked: list[str] = []
+            while not revoked:
+                await asyncio.sleep(0.1)
+                status = await call(stub.GetRun, wire.GetRunRequest(run="quilt"), timeout_s=S)
+                revoked = list(status.plan.revoked)
+        assert revoked == [serial]
+        with pytest.raises(Denied, match="revoked"):
+            await first_plan(here)
 
 
-def test_the_status_page_and_the_metrics(coordinator: CoordinatorProcess) -> None:
-    coordinator.keys["metrics"] = "127.0.0.1:0"
-    coordinator.start()
-    asyncio.run(create(coordinator))
-    asyncio.run(join(coordinator))
-    (event,) = coordinator.events("status page")
-    page, document, metrics = (
-        fetched(f"http://{event['address']}{path}") for path in ("/", "/status.json", "/metrics")
-    )
+async def test_pins_of_runs_that_were_never_made_are_let_go(here: InProcess) -> None:
+    async with here.up():
+        spec = await create(here)
+    store = Store(here.folder / "data" / "store")
+    store.pin("ab" * 32, "run:never")
+    assert len(store.pins()) == 2
+    async with here.up():
+        assert store.pins() == [(spec.base, "run:quilt")]
+
+
+async def test_the_status_page_and_the_metrics(here: InProcess) -> None:
+    async with here.up(metrics="127.0.0.1:0"):
+        await create(here)
+        await join(here)
+        page, document, metrics = [
+            await asyncio.to_thread(fetched, f"http://{here.page}{path}")
+            for path in ("/", "/status.json", "/metrics")
+        ]
     assert "<h2>quilt</h2>" in page
-    assert "running" in page
     (run,) = json.loads(document)["runs"]
     assert (run["run"], run["state"], run["members"][0]["node"]) == ("quilt", "running", "a")
     assert 'weft_coordinator_run_state{run="quilt",state="running"} 1.0' in metrics
     assert 'weft_coordinator_run_members{run="quilt",standing="present"} 1.0' in metrics
     assert "weft_coordinator_change_seconds_count 2.0" in metrics
-    with pytest.raises(urllib.error.HTTPError, match="404"):
-        fetched(f"http://{event['address']}/nothing")
+    assert 'weft_coordinator_bytes_total{caller="a",direction="received"}' in metrics
 
 
 def fetched(url: str) -> str:
@@ -197,33 +237,37 @@ def fetched(url: str) -> str:
         return str(answer.read().decode())
 
 
-def test_mistakes_are_one_line(coordinator: CoordinatorProcess) -> None:
-    right = dict(coordinator.keys)
+async def test_mistakes_name_the_key(here: InProcess) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        node = str(coordinator.enrol("a").folder)
-        for keys, complaint in (
+        mistakes: list[tuple[dict[str, object], str]] = [
             ({"listen": f"127.0.0.1:{port}"}, f"port {port} cannot be listened on"),
             ({"metrics": f"127.0.0.1:{port}"}, "name a free host:port"),
-            ({"credentials": node}, "a has the role node, expected coordinator"),
+            ({"credentials": str(here.enrol("a").folder)}, "a has the role node"),
             ({"revoked": "nothing.json"}, "nothing.json"),
             ({"database": "sqlite"}, "database: not a URL"),
             ({"lisen": ""}, "nearest valid key listen"),
-        ):
-            coordinator.keys = {**right, **keys}
-            coordinator.begin()
-            code, line = coordinator.ended()
-            assert code == 2, line
-            assert line.startswith("weft: "), line
-            assert complaint in line
+            ({"metrics": "here"}, "metrics"),
+            ({"data": "coordinator.toml/data"}, "data = .*cannot be used"),
+        ]
+        for keys, complaint in mistakes:
+            with pytest.raises(InvalidInput, match=complaint):
+                await serve(here.write(**keys))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_data_folder_that_cannot_be_written(coordinator: CoordinatorProcess) -> None:
-    (coordinator.folder / "data").mkdir(mode=0o500)
-    coordinator.begin()
-    code, line = coordinator.ended()
-    assert code == 2
-    assert "data = " in line
+async def test_a_storage_that_fails_ends_the_coordinator(
+    here: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: SqlRepository, change: Change) -> None:
+        raise StorageFailed("the disk has failed")
+
+    async def create_there() -> None:
+        async with here.up():
+            monkeypatch.setattr(SqlRepository, "commit", fails)
+            with pytest.raises(WeftError, match="the disk has failed"):
+                await create(here)
+
+    with pytest.raises(StorageFailed, match="the disk has failed"):
+        await create_there()

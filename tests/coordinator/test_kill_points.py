@@ -217,4 +217,4 @@ async def test_sigkill_at_every_change_of_the_database(
         folder = tmp_path / f"{number}-{where}"
         found = await killed_and_gone_on(processes, folder, (number, where))
         assert found == expected, (number, where)
-    print(f"kill points: {len(points)}")  # noqa: T201
+    print(f"kill points: {len(points)}")

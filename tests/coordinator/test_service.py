@@ -167,11 +167,15 @@ async def test_watching_is_for_members_and_operators(coordinator: Running) -> No
 
 async def test_a_newer_plan_than_ours_halts_the_run_for_nodes(coordinator: Running) -> None:
     await started(coordinator)
-    with pytest.raises(Refused, match="holds version 9 of the plan"):
+    with pytest.raises(Unavailable, match="holds version 9 of the plan"):
         async with aclosing(plans(coordinator, coordinator.stub("a"), 9)) as watching:
             await next_plan(watching)
-    with pytest.raises(Refused, match="put the newer database back"):
+    with pytest.raises(Unavailable, match="put the newer database back"):
         await report(coordinator, "b", Report(state="training", round=0, plan_version=3))
+    with pytest.raises(Refused, match="is halted: node a holds"):
+        await set_state(coordinator, "running", coordinator.operator)
+    assert await set_state(coordinator, "stopped", coordinator.operator) == "stopped"
+    assert coordinator.runs.live(NAME).record.plan.version == 10
 
 
 async def test_who_watches_is_sent_away_when_the_coordinator_stops(coordinator: Running) -> None:

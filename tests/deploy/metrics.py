@@ -13,15 +13,6 @@ SCRAPED = {"job", "instance", "node"}
 ITS_OWN: dict[str, set[str]] = {"up": set()}
 
 
-def shown(text: str) -> dict[str, set[str]]:
-    """Name and labels of every series on a daemon's page of metrics."""
-    found: dict[str, set[str]] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            found.setdefault(sample.name, set()).update(sample.labels)
-    return found
-
-
 # How Prometheus writes a family of each kind, and the labels that come with that.
 SERIES: dict[str, list[tuple[str, set[str]]]] = {
     "counter": [("_total", set())],
@@ -43,6 +34,15 @@ def families(registry: CollectorRegistry) -> dict[str, dict[str, set[str]]]:
             kinds = SERIES.get(family.type, [("", {family.name})])
             found[family.name] = {family.name + end: given | more for end, more in kinds}
     return found
+
+
+def declared(page: str) -> set[str]:
+    """The series that a daemon's page of metrics declares, with or without a value yet."""
+    return {
+        family.name + end
+        for family in text_string_to_metric_families(page)
+        for end, _ in SERIES.get(family.type, [("", set())])
+    }
 
 
 def missing(queries: Iterable[Asked], known: Mapping[str, set[str]]) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.support.federation import TRAINER, Federation, federation
+from tests.support.federation import TRAINER, WEFT, Federation, federation
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -39,11 +39,11 @@ def test_a_missing_trainer_and_one_that_raises(tmp_path: Path) -> None:
     with federation(tmp_path, nodes=1) as fed:
         fed.start_coordinator()
         fed.create_run()
-        fed._write_node("n0")
+        fed.write_node("n0")
         config = fed.folder / "n0.toml"
         right = config.read_text()
         config.write_text(right.replace("trainer:Tiny", "trainer:Tony"))
-        fed.start("n0", [*fed.program, "node", "--config", "n0.toml"])
+        fed.start("n0", [*WEFT, "node", "--config", "n0.toml"])
         assert ended(fed, "n0") == 2
         assert "Tony" in last_line(fed, "n0")
         fed.folder.joinpath("n0.log").unlink()
@@ -75,12 +75,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        fed._write_node("n0")
-        config = fed.folder / "n0.toml"
-        config.write_text(config.read_text().replace('"127.0.0.1:0"', f'"127.0.0.1:{port}"', 1))
-        if f':{port}"' not in config.read_text():
-            pytest.fail(config.read_text())
-        fed.start("n0", [*fed.program, "node", "--config", "n0.toml"])
+        fed.start_node("n0", listen=f"127.0.0.1:{port}")
         assert ended(fed, "n0") == 2
         assert str(port) in last_line(fed, "n0")
 
@@ -90,7 +85,7 @@ def test_a_coordinator_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             fed.port = free.getsockname()[1]
-        fed._write_coordinator(f"127.0.0.1:{fed.port}")
+        fed.write_coordinator(f"127.0.0.1:{fed.port}")
         fed.start_node("n0")
         fed.wait(lambda: '"waiting"' in fed.log("n0"), "the node says that it waits")
         assert str(fed.port) in fed.log("n0")
@@ -129,7 +124,11 @@ def test_sigterm_and_ctrl_c_end_within_five_seconds(tmp_path: Path) -> None:
         fed.start_all()
         fed.wait(lambda: '"training"' in fed.log("n0"), "n0 trains")
         fed.wait(lambda: '"training"' in fed.log("n1"), "n1 trains")
-        for name, how in (("n0", signal.SIGTERM), ("n1", signal.SIGINT), ("coordinator", signal.SIGTERM)):
+        for name, how in (
+            ("n0", signal.SIGTERM),
+            ("n1", signal.SIGINT),
+            ("coordinator", signal.SIGTERM),
+        ):
             process = fed.processes[name]
             process.send_signal(how)
             assert process.wait(timeout=5) in (0, 130), fed.tails()
@@ -137,7 +136,9 @@ def test_sigterm_and_ctrl_c_end_within_five_seconds(tmp_path: Path) -> None:
 
 def test_a_node_that_joins_late_takes_part(tmp_path: Path) -> None:
     run = '[merge]\npolicy = "deadline"\ndeadline_s = 20\n'
-    with federation(tmp_path, nodes=3, rounds=14, run=run, options={"sleep_s": 0.4}) as fed:
+    held = "while round >= 2 and not pathlib.Path('go').exists(): time.sleep(0.1)"
+    trainer = "import pathlib\n" + TRAINER.replace("time.sleep(self.sleep_s)", held)
+    with federation(tmp_path, nodes=3, rounds=8, run=run, trainer=trainer) as fed:
         text = (fed.folder / "run.toml").read_text().replace("nodes = 3", "nodes = 2")
         (fed.folder / "run.toml").write_text(text)
         fed.start_coordinator()
@@ -146,6 +147,8 @@ def test_a_node_that_joins_late_takes_part(tmp_path: Path) -> None:
         fed.start_node("n1")
         fed.wait(lambda: fed.log("n0").count('"evaluated"') >= 2, "two rounds are done")
         fed.start_node("n2")
+        fed.wait(lambda: '"joined"' in fed.log("n2"), "n2 has joined")
+        (fed.folder / "go").touch()
         fed.wait_done(timeout_s=120)
         assert fed.merged("n0") == fed.merged("n1") == fed.merged("n2")
         epochs = fed.status()["plan"]["epochs"]

@@ -26,7 +26,7 @@ def faulty(point: str, seq: int) -> list[str]:
 
 
 def start_faulty(fed: Federation, name: str, point: str, seq: int) -> None:
-    fed._write_node(name)
+    fed.write_node(name)
     fed.start(name, [*faulty(point, seq), f"{name}.toml"])
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from tests.support.training import eventually, gone, request_in, text_of
 from weft.errors import Corrupt, TrainingFailed
-from weft.node.command_trainer import CommandTrainer, read_metrics
+from weft.node.command_trainer import CommandTrainer
 from weft.node.errors import (
     BadTrainer,
     ModelChanged,
@@ -139,25 +139,6 @@ async def test_what_goes_wrong_is_named_and_nothing_is_taken(
 def test_a_command_is_checked_before_it_runs(command: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(BadTrainer, match=message):
         CommandTrainer(command, folder=tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("document", "error"),
-    [("{", TrainingFailed), ("[1]", TrainingFailed), ('{"a": "b"}', TrainingFailed),
-     ('{"a": true}', TrainingFailed), ('{"val_loss": Infinity}', NotFinite)],
-)  # fmt: skip
-def test_metrics_are_a_json_object_of_numbers(
-    document: str, error: type[Exception], tmp_path: Path
-) -> None:
-    (tmp_path / "m").write_text(document)
-    with pytest.raises(error):
-        read_metrics(tmp_path / "m", "round 1")
-
-
-def test_metrics_are_floats_and_may_be_missing(tmp_path: Path) -> None:
-    (tmp_path / "m").write_text('{"steps": 3, "auc": NaN}')
-    assert read_metrics(tmp_path / "m", "round 1") == {"steps": 3.0}
-    assert read_metrics(tmp_path / "none", "round 1") == {}
 
 
 # -- nothing is left behind ----------------------------------------------------

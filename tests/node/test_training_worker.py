@@ -92,6 +92,18 @@ def test_a_trainer_without_state_is_kept_and_leaves_no_state_file(tmp_path: Path
     assert not (tmp_path / "state-0.pt").exists()
 
 
+def test_a_trainer_that_keeps_its_model_is_seeded_and_set_to_its_mode_all_the_same(
+    tmp_path: Path,
+) -> None:
+    worker_of("Cached").initial_model(tmp_path / "model.safetensors", seed=1)
+    worker = worker_of("Cached")
+    for _ in range(2):  # the first time, building the model draws numbers
+        metrics = worker.train(request_in(tmp_path)).metrics
+        torch.manual_seed(1000)
+        assert metrics == {"draw": float(torch.rand(())), "training": 1}
+        assert worker.evaluate(tmp_path / "model.safetensors") == {"gradients": 0, "training": 0}
+
+
 def test_a_new_model_is_drawn_from_its_seed(tiny: TrainingWorker, tmp_path: Path) -> None:
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         tiny.initial_model(tmp_path / name, seed=seed)

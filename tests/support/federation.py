@@ -27,7 +27,7 @@ from torch import nn
 class Tiny:
     """Fits a fixed random linear map on a shard of its own."""
 
-    def __init__(self, shard: int = 0, sleep_s: float = 0.0, batch_norm: bool = False, width: int = 16):
+    def __init__(self, shard=0, sleep_s=0.0, batch_norm=False, width=16):
         generator = torch.Generator().manual_seed(shard)
         self.x = torch.randn(64, 8, generator=generator) + shard
         self.y = self.x @ torch.randn(8, 4, generator=torch.Generator().manual_seed(99))
@@ -94,11 +94,9 @@ class Federation:
         options: Mapping[str, Any] | None = None,
         node_keys: str = "",
         trainer: str = TRAINER,
-        program: list[str] | None = None,
     ) -> None:
         self.folder, self.count = folder, nodes
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.program = program or WEFT
         self.names = [f"n{i}" for i in range(nodes)]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "trainer.py").write_text(trainer)
@@ -112,7 +110,7 @@ class Federation:
         (folder / "run.toml").write_text(
             f'name = "r"\nnodes = {nodes}\nrounds = {rounds}\nlease_s = 5\n{run}\n{base}'
         )
-        self._write_coordinator("127.0.0.1:0")
+        self.write_coordinator("127.0.0.1:0")
         self._options, self._node_keys = dict(options or {}), node_keys
         self.port = 0
 
@@ -126,17 +124,17 @@ class Federation:
     def data(self, name: str) -> Path:
         return self.folder / "data" / name
 
-    def _write_coordinator(self, listen: str) -> None:
+    def write_coordinator(self, listen: str) -> None:
         (self.folder / "coordinator.toml").write_text(
             f'listen = "{listen}"\ncredentials = "ca/issued/coordinator"\n'
             'data = "data/coordinator"\nmetrics = ""\nrevoked = "ca/revoked.json"\n'
         )
 
-    def _write_node(self, name: str, more: str = "") -> None:
+    def write_node(self, name: str, more: str = "", *, listen: str = "127.0.0.1:0") -> None:
         options = {"shard": self.names.index(name), **self._options}
         text = "\n".join(f"{key} = {json.dumps(value)}" for key, value in options.items())
         (self.folder / f"{name}.toml").write_text(
-            f'run = "r"\ncoordinator = "127.0.0.1:{self.port}"\nlisten = "127.0.0.1:0"\n'
+            f'run = "r"\ncoordinator = "127.0.0.1:{self.port}"\nlisten = "{listen}"\n'
             f'credentials = "ca/issued/{name}"\ndata = "data/{name}"\nmetrics = ""\n'
             f'log_level = "debug"\n{self._node_keys}{more}\n'
             f'[train]\ntrainer = "trainer:Tiny"\n[train.options]\n{text}\n'
@@ -161,7 +159,7 @@ class Federation:
         )
         if not self.port:
             self.port = self._port_in_log()
-            self._write_coordinator(f"127.0.0.1:{self.port}")
+            self.write_coordinator(f"127.0.0.1:{self.port}")
 
     def _port_in_log(self) -> int:
         for line in self.log("coordinator").splitlines():
@@ -173,10 +171,9 @@ class Federation:
     def create_run(self) -> None:
         self.weft("run", "create", "run.toml")
 
-    def start_node(self, name: str, more: str = "", program: list[str] | None = None) -> None:
-        self._write_node(name, more)
-        program = program or self.program
-        self.start(name, [*program, "node", "--config", f"{name}.toml"])
+    def start_node(self, name: str, more: str = "", *, listen: str = "127.0.0.1:0") -> None:
+        self.write_node(name, more, listen=listen)
+        self.start(name, [*WEFT, "node", "--config", f"{name}.toml"])
 
     def start_all(self) -> None:
         self.start_coordinator()

@@ -203,3 +203,21 @@ class Picky:
 
     def train(self, model: nn.Module, round: int) -> dict[str, float]:
         return {}
+
+
+class Cached:
+    """Builds its model once, and hands out the same one again."""
+
+    def __init__(self) -> None:
+        self.built: nn.Module | None = None
+
+    def model(self) -> nn.Module:
+        if self.built is None:
+            self.built = nn.Linear(3, 3)
+        return self.built
+
+    def train(self, model: nn.Module, round: int) -> dict[str, float]:
+        return {"draw": float(torch.rand(())), "training": float(model.training)}
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        return {"gradients": float(torch.is_grad_enabled()), "training": float(model.training)}
