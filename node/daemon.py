@@ -7,12 +7,14 @@ do is in their own modules, and `weft.node.rounds` tells the story.
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
 from weft.checkpoints.artifacts import put_model
+from weft.checkpoints.disk import free_bytes
 from weft.checkpoints.reader import open_checkpoint
 from weft.errors import Refused, Unavailable
 from weft.node.backends import backend_for
@@ -116,6 +118,8 @@ class Node:
         self._config, self._me, self._workspace = config, me, workspace
         self._credentials = credentials
         self.metrics = NodeMetrics(states=_STATES)
+        self.metrics.certificate_ends(credentials.expires_at.timestamp(), time.time)
+        self.metrics.room(lambda: free_bytes(workspace.folder))
         self.traffic = Traffic(self.metrics)
         self.board = Board()
         self.journal = journal_of(workspace, config.run, me)

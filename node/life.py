@@ -71,7 +71,9 @@ class Life:
         self.message = ""
         self._journal, self._board, self._metrics = journal, board, metrics
         self._writing = asyncio.Lock()
-        for kept in journal.entries():
+        kept_entries = journal.entries()
+        metrics.journal_holds(len(kept_entries))
+        for kept in kept_entries:
             if kept.kind != LEDGER:
                 self._apply(from_document(kept.kind, kept.data))
         rounds.resumed()
@@ -101,8 +103,9 @@ class Life:
     async def record(self, entry: Entry) -> None:
         """Make an entry durable, apply it, then let everybody see it."""
         async with self._writing:
-            await asyncio.to_thread(self._journal.append, entry.kind, to_document(entry))
+            count = await asyncio.to_thread(self._journal.append, entry.kind, to_document(entry))
             self._apply(entry)
+        self._metrics.journal_holds(count)
         self._board.notify()
         log.debug("journalled", kind=entry.kind, round=self.rounds.round)
 

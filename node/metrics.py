@@ -62,6 +62,7 @@ class NodeMetrics:
         self._distance = self._gauge("consensus_distance", "Over the last contributions")
         self._journal = self._gauge("journal_entries", "Entries in the journal")
         self._expiry = self._gauge("certificate_expiry_seconds", "Left to this node's certificate")
+        self._free = self._gauge("free_bytes", "Left on the disk of the data folder")
         self._round = self._gauge("round", "The round this node is in")
         self._state = Enum(
             "weft_node_state", "What the node is doing", states=states, registry=self.registry
@@ -126,6 +127,10 @@ class NodeMetrics:
     def certificate_ends(self, at_unix_s: float, wall_clock: Callable[[], float]) -> None:
         """This node's certificate is good until then; shown as time left."""
         self._expiry.set_function(lambda: at_unix_s - wall_clock())
+
+    def room(self, free_bytes: Callable[[], float]) -> None:
+        """Asked at each scrape: what is left on the disk of the data folder."""
+        self._free.set_function(free_bytes)
 
     def _since(self, peer: str) -> float:
         with self._lock:

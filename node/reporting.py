@@ -1,6 +1,7 @@
 """Tells the coordinator how the node is doing, and people who ask it directly."""
 
 import asyncio
+from dataclasses import replace
 
 import structlog
 
@@ -60,7 +61,14 @@ class Reporter:
             await self._board.wait_for(self._differs, lease_s / 3)
 
     def _differs(self) -> bool | None:
-        return True if self.report() != self.delivered else None
+        # Reporting moves bytes itself: they alone are no reason to report again.
+        if self.delivered is None:
+            return True
+        known = self.delivered
+        now = replace(
+            self.report(), bytes_sent=known.bytes_sent, bytes_received=known.bytes_received
+        )
+        return True if now != known else None
 
     def report(self) -> Report:
         """How the node is doing now."""

@@ -79,6 +79,7 @@ class ShareDesk:
         self._peers, self._pool = peers, pool
         self._progress_s, self._patience_s = progress_s, patience_s
         self._folding: dict[int, asyncio.Task[Digest]] = {}
+        self._fetching: dict[Digest, asyncio.Lock] = {}
 
     @property
     def _spec(self) -> RunSpec:
@@ -145,12 +146,15 @@ class ShareDesk:
         return node, digest
 
     async def _fetch(self, digest: Digest, first: NodeId) -> None:
-        if first != self._me:
-            holders = self._peers.holders(first)
-            await fetch_artifact(
-                self._store, digest, holders, self._pool, progress_s=self._progress_s
-            )
-        self._store.pin(digest, PIN)
+        # Several shares want the same index at once; two transfers of one artifact
+        # would write to one staging folder.
+        async with self._fetching.setdefault(digest, asyncio.Lock()):
+            if first != self._me:
+                holders = self._peers.holders(first)
+                await fetch_artifact(
+                    self._store, digest, holders, self._pool, progress_s=self._progress_s
+                )
+            self._store.pin(digest, PIN)
 
     def _fold_slices(
         self, chosen: GlobalSet, share: int, slices: Sequence[tuple[NodeId, Digest]]

@@ -1,6 +1,5 @@
 """A trainer's state on disk: written durably, read without running its code."""
 
-import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, cast
@@ -11,6 +10,7 @@ from torch import Tensor
 from weft.checkpoints.disk import DurableFile
 from weft.errors import TrainingFailed
 from weft.node.errors import StateCorrupt
+from weft.node.training_messages import one_line
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.Size)
 
@@ -37,7 +37,14 @@ def save_state(state: object, path: Path, *, where: str) -> None:
             "None, lists, tuples and dicts can be read back: convert it"
         )
     with DurableFile(path) as file:
-        torch.save(state, cast("IO[bytes]", _Stream(file)))
+        stream = _Stream(file)
+        try:
+            torch.save(state, cast("IO[bytes]", stream))
+        except RuntimeError:
+            # torch trips over its own end of file and hides what really happened.
+            if stream.failure is not None:
+                raise stream.failure from None
+            raise
 
 
 def load_state(path: Path) -> dict[str, object]:
@@ -48,10 +55,10 @@ def load_state(path: Path) -> dict[str, object]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
+    except Exception as error:  # damaged bytes make torch's reader raise anything
         raise StateCorrupt(
-            f"trainer state {path} cannot be read: {first}; restore it, or start the node afresh"
+            f"trainer state {path} cannot be read ({one_line(error)[:120]}); "
+            "restore it, or start the node afresh"
         ) from error
     if not isinstance(state, dict):
         kind = type(state).__name__
@@ -64,9 +71,14 @@ class _Stream:
 
     def __init__(self, file: DurableFile) -> None:
         self._file, self._offset = file, 0
+        self.failure: Exception | None = None
 
     def write(self, data: bytes) -> int:
-        self._file.write_at(data, self._offset)
+        try:
+            self._file.write_at(data, self._offset)
+        except Exception as error:
+            self.failure = error
+            raise
         self._offset += len(data)
         return len(data)
 

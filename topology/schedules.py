@@ -329,12 +329,15 @@ def _admit(params: ScheduleParams, graph: Graph, when: Timing, nodes: int) -> No
     try:
         if not isinstance(graph, Complete) or not isinstance(when, Sparse | FinalOnly):
             graph.admit(nodes)
+    except BadGraph as error:
+        raise BadGraph(f"graph {params.graph}: {error}") from None
+    try:
         if isinstance(when, Window) and when.inside == "complete":
             Complete().admit(nodes)
         if when.pairs is not None:
             require_room(int(min(when.pairs.expected, nodes) * nodes), nodes)
     except BadGraph as error:
-        raise BadGraph(f"graph {params.graph}, schedule {params.schedule}: {error}") from None
+        raise BadGraph(f"schedule {params.schedule}: {error}") from None
 
 
 def _check_weights(params: ScheduleParams, graph: Graph, when: Timing) -> None:

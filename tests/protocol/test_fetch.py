@@ -511,7 +511,7 @@ async def test_a_black_hole_is_noticed_in_time(
 async def test_a_stopped_process_is_noticed_in_time(
     enrol: Enrolment, held: Store, fetched: Store, pool: ChannelPool, traffic: Traffic
 ) -> None:
-    digest = deposit(held, {"a": 64 * MIB})
+    digest = deposit(held, {"a": 40 * MIB})
     command = [sys.executable, "-m", "tests.support.holder"]
     folders = [str(enrol("a").folder), str(held.root)]
     holder = await asyncio.create_subprocess_exec(
