@@ -3,9 +3,10 @@
     python benchmarks/artifact_memory.py [--megabytes 200 800] [--dtype float32 bfloat16]
                                          [--tensors 20] [--folder FOLDER]
 
-Each line is a fresh process on one thread. MB/s counts the bytes of the model, not
-those of the artifact; files are warm. The peak is `ru_maxrss`, beside that of a
-process that only imports. It must not grow with the model.
+Each line is a fresh process on one thread. Speeds count the bytes of the model, not
+those of the artifact: MB a second, and MB a second of the processor (what a machine
+that is busy with other things cannot spoil). Files are warm. The peak is
+`ru_maxrss`, beside that of a process that only imports; it must not grow with the model.
 """
 
 import argparse
@@ -17,6 +18,20 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import torch
+
+from weft.checkpoints.artifacts import (
+    export_checkpoint,
+    open_contribution,
+    open_model,
+    put_delta,
+    put_model,
+)
+from weft.checkpoints.reader import TensorReader, open_checkpoint
+from weft.checkpoints.schema import Schema, TensorSpec
+from weft.checkpoints.store import Store
+from weft.checkpoints.writer import SafetensorsWriter
 
 MB = 1_000_000
 STEPS = (
@@ -44,7 +59,7 @@ def main() -> None:
     if options.step:
         measure(options.step[0], Path(options.step[1]))
         return
-    print(f"{'':28}{'MB':>6} {'dtype':>9} {'MB/s':>7} {'peak MiB':>9} {'of model':>9}")
+    print(f"{'':28}{'MB':>6} {'dtype':>9} {'MB/s':>7} {'MB/cpu s':>9} {'peak MiB':>9} {'size':>6}")
     for megabytes in options.megabytes:
         for dtype in options.dtype:
             with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -56,8 +71,11 @@ def main() -> None:
 
 def row(step: str, megabytes: int, dtype: str, found: dict[str, float]) -> str:
     """One line of the table."""
-    speed = f"{megabytes / found['seconds']:7.0f}" if found["seconds"] else f"{'':7}"
-    share = f"{found['bytes'] / MB / megabytes:9.2f}" if found["bytes"] else f"{'':9}"
+    speed, share = f"{'':17}", f"{'':6}"
+    if found["seconds"]:
+        speed = f"{megabytes / found['seconds']:7.0f} {megabytes / found['cpu_s']:9.0f}"
+    if found["bytes"]:
+        share = f"{found['bytes'] / MB / megabytes:6.2f}"
     return f"{step:28}{megabytes:6} {dtype:>9} {speed} {found['peak_mib']:9.0f} {share}"
 
 
@@ -77,26 +95,24 @@ def child(step: str, folder: Path, *arguments: str) -> dict[str, float]:
 
 def measure(step: str, folder: Path) -> None:
     """Do one step and print what it took."""
-    import torch
-
     torch.set_num_threads(1)
     if step == "make":
         make(folder)
-    call = steps(folder).get(step)
-    started = time.perf_counter()
+    call = Bench(folder).steps().get(step)
+    started, cpu = time.perf_counter(), time.process_time()
     size = call() if call else 0
     seconds = time.perf_counter() - started if call else 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "peak_mib": peak, "bytes": size}))
+    found = {
+        "seconds": seconds,
+        "cpu_s": time.process_time() - cpu,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "bytes": size,
+    }
+    print(json.dumps(found))
 
 
 def make(folder: Path) -> None:
     """A base and a fine-tuned model: normal weights of 0.02, steps of 1e-5."""
-    import torch
-
-    from weft.checkpoints.schema import Schema, TensorSpec
-    from weft.checkpoints.writer import SafetensorsWriter
-
     megabytes, dtype, tensors = json.loads((folder / "make.json").read_text())
     torch_dtype = getattr(torch, dtype)
     elements = int(megabytes) * MB // torch_dtype.itemsize // int(tensors)
@@ -116,70 +132,69 @@ def make(folder: Path) -> None:
             finetuned.write(spec.name, (weights + steps).to(torch_dtype))
 
 
-def steps(folder: Path) -> dict[str, Callable[[], int]]:
-    """What can be measured; each returns the bytes of its artifact, or 0."""
-    from weft.checkpoints.artifacts import (
-        export_checkpoint,
-        open_contribution,
-        open_model,
-        put_delta,
-        put_model,
-    )
-    from weft.checkpoints.reader import TensorReader, open_checkpoint
-    from weft.checkpoints.store import Store
+class Bench:
+    """What can be measured on one folder; each step returns the bytes of its artifact, or 0."""
 
-    store, known = Store(folder / "store"), folder / "known.json"
-    digests: dict[str, str] = json.loads(known.read_text()) if known.exists() else {}
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.known = folder, folder / "known.json"
+        self.store = Store(folder / "store")
+        found = json.loads(self.known.read_text()) if self.known.exists() else {}
+        self.digests: dict[str, str] = found
 
-    def remember(name: str, digest: str) -> int:
-        known.write_text(json.dumps({**digests, name: digest}))
-        return store.manifest(digest).total_bytes
+    def steps(self) -> dict[str, Callable[[], int]]:
+        """The steps by name."""
+        return {
+            "put_model": self.put_base,
+            "put_delta raw": lambda: self.put("raw"),
+            "put_delta lossless": lambda: self.put("lossless"),
+            "open_model": self.open_base,
+            "open_contribution raw": lambda: self.open_delta("raw"),
+            "open_contribution lossless": lambda: self.open_delta("lossless"),
+            "verify": self.verify,
+            "export": self.export,
+        }
 
-    def put_base() -> int:
-        with open_checkpoint(folder / "base.safetensors") as reader:
-            return remember("base", put_model(store, reader))
+    def remember(self, name: str, digest: str) -> int:
+        self.known.write_text(json.dumps({**self.digests, name: digest}))
+        return self.store.manifest(digest).total_bytes
 
-    def put(codec: str) -> int:
+    def put_base(self) -> int:
+        with open_checkpoint(self.folder / "base.safetensors") as reader:
+            return self.remember("base", put_model(self.store, reader))
+
+    def put(self, codec: str) -> int:
+        against = self.digests["base"]
         with (
-            open_model(store, digests["base"]) as base,
-            open_checkpoint(folder / "finetuned.safetensors") as finetuned,
+            open_model(self.store, against) as base,
+            open_checkpoint(self.folder / "finetuned.safetensors") as finetuned,
         ):
-            return remember(codec, put_delta(store, finetuned, base, digests["base"], codec))
+            return self.remember(codec, put_delta(self.store, finetuned, base, against, codec))
 
-    def read_all(reader: TensorReader) -> int:
-        for spec in reader.schema:
-            for _ in reader.blocks(spec.name):
-                pass
-        return 0
-
-    def open_base() -> int:
-        with open_model(store, digests["base"]) as reader:
+    def open_base(self) -> int:
+        with open_model(self.store, self.digests["base"]) as reader:
             return read_all(reader)
 
-    def open_delta(codec: str) -> int:
+    def open_delta(self, codec: str) -> int:
         with (
-            open_model(store, digests["base"]) as base,
-            open_contribution(store, digests[codec], base) as reader,
+            open_model(self.store, self.digests["base"]) as base,
+            open_contribution(self.store, self.digests[codec], base) as reader,
         ):
             return read_all(reader)
 
-    def verify() -> int:
-        return sum(bool(v.fault) for v in store.verify([digests["base"]]))
+    def verify(self) -> int:
+        return sum(bool(v.fault) for v in self.store.verify([self.digests["base"]]))
 
-    def export() -> int:
-        export_checkpoint(store, digests["lossless"], folder / "out")
+    def export(self) -> int:
+        export_checkpoint(self.store, self.digests["lossless"], self.folder / "out")
         return 0
 
-    return {
-        "put_model": put_base,
-        "put_delta raw": lambda: put("raw"),
-        "put_delta lossless": lambda: put("lossless"),
-        "open_model": open_base,
-        "open_contribution raw": lambda: open_delta("raw"),
-        "open_contribution lossless": lambda: open_delta("lossless"),
-        "verify": verify,
-        "export": export,
-    }
+
+def read_all(reader: TensorReader) -> int:
+    """Every block of every tensor."""
+    for spec in reader.schema:
+        for _ in reader.blocks(spec.name):
+            pass
+    return 0
 
 
 if __name__ == "__main__":

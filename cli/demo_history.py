@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from weft.checkpoints.artifacts import open_contribution, open_model
+from weft.checkpoints.reader import TensorReader, open_checkpoint
 from weft.checkpoints.store import Store
 from weft.errors import Corrupt
 from weft.node.entries import (
@@ -61,7 +62,7 @@ def read_story(folder: DemoFolder, node: str) -> Story:
 
 
 class PublishedModels:
-    """The contributions that lie in the nodes' stores.
+    """What the nodes trained: contributions in their stores, or files where none were due.
 
     Args:
         folder: the demo's.
@@ -70,21 +71,29 @@ class PublishedModels:
     """
 
     def __init__(self, folder: DemoFolder, nodes: Sequence[str], base: str) -> None:
-        self._stores = {name: Workspace(folder.data(name)).store for name in nodes}
+        self._workspaces = {name: Workspace(folder.data(name)) for name in nodes}
         self._base = base
 
-    def model(self, node: str, digest: str) -> dict[str, Tensor]:
-        """The whole model that a contribution stands for."""
-        store = self._stores[node]
+    def model(self, node: str, reference: str) -> dict[str, Tensor]:
+        """The whole model that a reference of the node's journal stands for."""
+        workspace = self._workspaces[node]
+        kind, _, digest = reference.partition(":")
+        if kind == "file":
+            with open_checkpoint(workspace.path(reference)) as reader:
+                return _tensors(reader)
         with (
-            open_model(store, self._base) as base,
-            open_contribution(store, digest, base) as reader,
+            open_model(workspace.store, self._base) as base,
+            open_contribution(workspace.store, digest, base) as reader,
         ):
-            return {spec.name: reader.read(spec.name) for spec in reader.schema}
+            return _tensors(reader)
 
     def size(self, node: str, digest: str) -> int:
         """Bytes of the contribution as it travels."""
-        return self._stores[node].manifest(digest).total_bytes
+        return self._workspaces[node].store.manifest(digest).total_bytes
+
+
+def _tensors(reader: TensorReader) -> dict[str, Tensor]:
+    return {spec.name: reader.read(spec.name) for spec in reader.schema}
 
 
 def base_digest(folder: DemoFolder) -> str:
@@ -101,16 +110,17 @@ def _entries(folder: DemoFolder, node: str) -> list[Entry]:
 
 
 def _happened(node: str, found: Mapping[type[Entry], Any]) -> Happened:
-    """A round from its entries; one in which nobody talks has no choice, and keeps itself."""
-    published: Published = found[Published]
+    """A round from its entries; one in which the node talks to nobody keeps its own model."""
+    trained: Trained = found[Trained]
+    published: Published | None = found.get(Published)
     chosen: Chosen | None = found.get(Chosen)
-    trained, evaluated = found.get(Trained), found.get(Evaluated)
+    evaluated: Evaluated | None = found.get(Evaluated)
     return Happened(
-        contribution=published.digest,
+        model=f"object:{published.digest}" if published else trained.model,
         weights=_by_name(chosen.weights) if chosen else {node: 1.0},
-        parents=_by_name(chosen.parents) if chosen else {node: published.digest},
+        parents=_by_name(chosen.parents) if chosen else {},
         missed=_by_name(chosen.missed) if chosen else {},
-        loss=trained.metrics.get("loss") if trained else None,
+        loss=trained.metrics.get("loss"),
         accuracy=evaluated.metrics.get("accuracy") if evaluated else None,
     )
 

@@ -3,7 +3,7 @@
 Every training starts from files and a seed alone: a new module from `model()`,
 parameters and trainer state from disk, all generators seeded. So a round that is
 trained again after a kill gives the same bits, on the same build, device and
-number of threads.
+number of threads (on a GPU as far as the user's operations are deterministic).
 
 The trainer object itself is kept from round to round (it may hold a data set).
 What it changes in itself outside of `state()` is its own business, with two
@@ -66,6 +66,8 @@ class TrainingWorker:
         self._settings = settings
         torch.set_num_threads(settings.threads)
         self._device = _device_of(settings.device)
+        # Without effect on a CPU; on a GPU what is left is up to the kernels in use.
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         self._name = settings.target
         self._trainer: Trainer | None = None
         self._trained = False
@@ -232,9 +234,9 @@ def _device_of(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
         raise InvalidInput(
-            f'device {name!r} cannot be used here: {first}; write "auto", "cpu" or "cuda:0"'
+            f"device {name!r} cannot be used here ({one_line(error)[:120]}); "
+            'write "auto", "cpu" or "cuda:0"'
         ) from error
     return device
 

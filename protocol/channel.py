@@ -14,9 +14,16 @@ message. Stable.
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+)
 from contextlib import asynccontextmanager
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar, cast
 
 import grpc
 
@@ -150,10 +157,12 @@ async def send(method: Any, requests: AsyncIterable[Any], *, progress_s: float =
 
     Raises:
         Stalled: the other side took or answered nothing for `progress_s`.
+        Unavailable: it answered before it had taken everything.
         WeftError: as `call`.
     """
     async with _translating(method, progress_s):
         open_call = method.unbounded()
+    statuses = _Statuses(open_call)
     try:
         async for request in requests:
             async with _translating(method, progress_s), asyncio.timeout(progress_s):
@@ -162,8 +171,12 @@ async def send(method: Any, requests: AsyncIterable[Any], *, progress_s: float =
             await open_call.done_writing()
             return await open_call
     except (asyncio.InvalidStateError, _BrokenWrite):
-        # It answered before everything was written: it needs no more, or refuses.
-        return await _early_answer(open_call, method, progress_s)
+        # It ended before everything was written; its status says why.
+        async with _translating(method, progress_s), asyncio.timeout(progress_s):
+            code, details = await statuses.real()
+        if code is grpc.StatusCode.OK:
+            code, details = grpc.StatusCode.UNAVAILABLE, "answered before it had taken everything"
+        raise error_of(code, f"{_whom(method)}: {details}") from None
     finally:
         open_call.cancel()
 
@@ -205,31 +218,6 @@ async def _translating(method: Any, timeout_s: float) -> AsyncIterator[None]:
         await _raise(error, method, timeout_s)
 
 
-class _BrokenWrite(Exception):
-    """The call took no more messages; its status says why, and is on its way."""
-
-
-async def _write(open_call: Any, request: Any) -> None:
-    try:
-        await open_call.write(request)
-    except grpc.aio.AioRpcError as error:
-        if error.details() == _WRITE_FAILED:
-            raise _BrokenWrite from error
-        raise
-
-
-async def _early_answer(open_call: Any, method: Any, progress_s: float) -> Any:
-    """What a call that took no more messages answered.
-
-    gRPC puts a status of its own in place of a write that failed, and the other
-    side's over it as soon as that has come.
-    """
-    async with _translating(method, progress_s), asyncio.timeout(progress_s):
-        while await open_call.details() == _WRITE_FAILED:  # noqa: ASYNC110 - no event tells
-            await asyncio.sleep(_STATUS_POLL_S)
-        return await open_call
-
-
 async def _raise(error: BaseException, method: Any, timeout_s: float) -> NoReturn:
     """Raise the error of weft that a failed call means; a cancellation of ours stays one."""
     task = asyncio.current_task()
@@ -261,3 +249,54 @@ def _whom(method: Any) -> str:
 
 def _in_words(code: grpc.StatusCode) -> str:
     return str(code.name).lower().replace("_", " ")
+
+
+class _BrokenWrite(Exception):
+    """The call takes no more messages; its status says why."""
+
+
+async def _write(open_call: Any, request: Any) -> None:
+    try:
+        await open_call.write(request)
+    except grpc.aio.AioRpcError as error:
+        if error.details() == _WRITE_FAILED:
+            raise _BrokenWrite from error
+        raise
+
+
+class _Statuses:
+    """Every status that a call was given.
+
+    gRPC puts a status of its own in place of a call's when a write fails, before or
+    after the other side's has come. So the first one is kept as it is set, and later
+    ones are looked for.
+    """
+
+    def __init__(self, open_call: Any) -> None:
+        self._open_call = open_call
+        self._seen: list[tuple[grpc.StatusCode, str]] = []
+        open_call.add_done_callback(self._note)
+
+    def _note(self, open_call: Any) -> None:
+        """Called by gRPC when a status is set, or by us when one is known to be."""
+        self._seen.append((_at_once(open_call.code()), _at_once(open_call.details()) or ""))
+
+    async def real(self) -> tuple[grpc.StatusCode, str]:
+        """The other side's status, once it has come."""
+        await self._open_call.code()
+        while True:
+            self._note(self._open_call)
+            for code, details in self._seen:
+                if details != _WRITE_FAILED:
+                    return code, details
+            await asyncio.sleep(_STATUS_POLL_S)
+
+
+def _at_once(answer: Coroutine[Any, Any, Answer]) -> Answer:
+    """The value of a coroutine that does not wait for anything."""
+    try:
+        answer.send(None)
+    except StopIteration as done:
+        return cast(Answer, done.value)
+    answer.close()
+    raise RuntimeError("a call that is done kept its status to itself")

@@ -12,8 +12,6 @@ Stable within a protocol version.
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Any
 
 import grpc
 
@@ -71,7 +69,7 @@ async def receive_artifact(
     """Take an artifact from the messages of a call; returns its digest.
 
     Args:
-        store: where it lands. If it is there already, the chunks are not awaited.
+        store: where it lands.
         requests: the call's messages.
         sender: who sends, for errors.
         expect: raises where the manifest is not what may be sent here.
@@ -84,12 +82,10 @@ async def receive_artifact(
     arrival = _Arrival(store, sender, expect)
     try:
         async for request in requests:
-            if request.WhichOneof("part") != "chunk":
-                arrival.take_manifest(request.manifest_piece)
-            elif await arrival.is_open():
-                await arrival.take(request.chunk)
+            if request.WhichOneof("part") == "chunk":
+                await arrival.take_chunk(request.chunk.index, request.chunk.data)
             else:
-                break  # nothing is missing: the sender need not go on
+                arrival.take_manifest(request.manifest_piece)
         return await arrival.finish()
     except SenderFault as fault:
         raise fault.error from fault
@@ -97,66 +93,58 @@ async def receive_artifact(
         await arrival.close()
 
 
-@dataclass(slots=True)
 class _Arrival:
-    """One artifact that is being sent here."""
+    """One artifact that is being sent here: its manifest, then its chunks."""
 
-    store: Store
-    sender: str
-    expect: Expect | None
-    digest: str = ""
-    _manifest: bytearray = field(default_factory=bytearray)
-    _staging: Staging | None = None
-    _desk: Desk | None = None
-    _chunks: Chunks | None = None
+    def __init__(self, store: Store, sender: str, expect: Expect | None) -> None:
+        self._store = store
+        self._sender = sender
+        self._expect = expect
+        self._manifest = bytearray()
+        self._staging: Staging | None = None
+        self._landing: tuple[Chunks, Desk] | None = None
 
     def take_manifest(self, piece: bytes) -> None:
-        if self._chunks is not None or not piece:
-            raise BadMessage(f"{self.sender} sends a part that is neither manifest nor chunk")
+        """The next piece of the manifest."""
+        if self._landing is not None or not piece:
+            raise BadMessage(f"{self._sender} sends a part that is neither manifest nor chunk")
         self._manifest += piece
         if len(self._manifest) > MANIFEST_BYTES:
-            raise BadMessage(f"{self.sender} sends a manifest of more than {MANIFEST_BYTES} bytes")
+            raise BadMessage(f"{self._sender} sends a manifest of more than {MANIFEST_BYTES} bytes")
 
-    async def is_open(self) -> bool:
-        """Whether chunks are awaited; begins to await them after the manifest's last piece."""
-        if self._chunks is None:
-            manifest = await in_thread(Manifest.from_bytes, bytes(self._manifest))
-            self.digest = manifest.digest
-            if self.expect is not None:
-                self.expect(manifest)
-            staging = await in_thread(self._stage)
-            self._desk = Desk(staging, lambda indices: None)
-            every = map(manifest.chunk, range(manifest.chunk_count))
-            self._chunks = Chunks(every, self.sender, self._desk.buffer)
-        return self._staging is not None and self._staging.missing_chunks > 0
-
-    def _stage(self) -> Staging:
-        """Kept at once: whoever is cancelled meanwhile must still close it."""
-        self._staging = self.store.stage(bytes(self._manifest))
-        return self._staging
-
-    async def take(self, chunk: Any) -> None:
-        if self._chunks is not None and self._desk is not None:
-            whole = self._chunks.take(chunk.index, chunk.data)
-            if whole is not None:
-                await self._desk.put(whole)
+    async def take_chunk(self, index: int, data: bytes) -> None:
+        """The next piece of a chunk; the first says that the manifest is complete."""
+        chunks, desk = self._landing or await self._open()
+        whole = chunks.take(index, data)
+        if whole is not None:
+            await desk.put(whole)
 
     async def finish(self) -> str:
         """Nothing more comes: the artifact is whole, or the sender is told that it is not."""
         if not self._manifest:
-            raise BadMessage(f"{self.sender} sends no manifest")
-        await self.is_open()
-        if self._desk is not None:
-            await self._desk.settle()
-        if self._chunks is not None and await self.is_open():
-            self._chunks.require_end()
-        if self._staging is not None:
-            await in_thread(self._staging.commit)
-        return self.digest
+            raise BadMessage(f"{self._sender} sends no manifest")
+        chunks, desk = self._landing or await self._open()
+        await desk.settle()
+        chunks.require_end()
+        return await in_thread(desk.staging.commit)
 
     async def close(self) -> None:
         """Let go of the file, once nothing is being written to it."""
-        if self._desk is not None:
-            await self._desk.abandon()
+        if self._landing is not None:
+            await self._landing[1].abandon()
         if self._staging is not None:
             self._staging.close()
+
+    async def _open(self) -> tuple[Chunks, Desk]:
+        manifest = await in_thread(Manifest.from_bytes, bytes(self._manifest))
+        if self._expect is not None:
+            self._expect(manifest)
+        desk = Desk(await in_thread(self._stage), lambda indices: None)
+        every = map(manifest.chunk, range(manifest.chunk_count))
+        self._landing = Chunks(every, self._sender, desk.buffer), desk
+        return self._landing
+
+    def _stage(self) -> Staging:
+        """Kept at once: whoever is cancelled meanwhile must still close it."""
+        self._staging = self._store.stage(bytes(self._manifest))
+        return self._staging

@@ -34,6 +34,7 @@ from weft.checkpoints.digest import Bytes
 from weft.checkpoints.dtypes import TORCH_DTYPES, bytes_of
 from weft.checkpoints.schema import DTYPE_BYTES, TensorSpec
 
+Word: TypeAlias = "np.dtype[np.unsignedinteger[Any]]"
 Patterns: TypeAlias = "NDArray[np.unsignedinteger[Any]]"
 
 ELEMENTS: Final = Struct("<I")
@@ -44,7 +45,7 @@ COMPRESSED: Final = 1
 LEVEL: Final = 1
 MAX_WINDOW_BYTES: Final = 2**23
 
-WORDS: Final[Mapping[int, "np.dtype[np.unsignedinteger[Any]]"]] = {
+WORDS: Final[Mapping[int, Word]] = {
     1: np.dtype("<u1"),
     2: np.dtype("<u2"),
     4: np.dtype("<u4"),
@@ -86,10 +87,7 @@ class Lossless(Codec):
             (claimed,) = ELEMENTS.unpack(stream.take(ELEMENTS.size))
             if claimed != length:
                 raise stream.error(f"a block claims {claimed} elements, {length} expected")
-            planes = np.empty((word.itemsize, length), np.uint8)
-            for plane in planes:
-                _take_plane(stream, plane, decompressor)
-            patterns = _unfold(np.ascontiguousarray(planes.T).reshape(-1).view(word))
+            patterns = _unfold(_take_words(stream, length, word, decompressor))
             if other is not None:
                 patterns = patterns + _patterns(spec, other)
             data = torch.from_numpy(patterns.view(np.uint8))
@@ -124,22 +122,36 @@ def _unfold(folded: Patterns) -> Patterns:
     return difference
 
 
-def _planes(words: Patterns) -> NDArray[np.uint8]:
-    """(bytes of a word, elements): all lowest bytes, then all second ones, and so on."""
-    return np.ascontiguousarray(words.view(np.uint8).reshape(len(words), -1).T)
+def _planes(words: Patterns) -> Iterator[NDArray[np.uint8]]:
+    """All lowest bytes, then all second ones, and so on.
+
+    By shifts: several times as fast as transposing the bytes.
+    """
+    for position in range(words.dtype.itemsize):
+        yield (words >> words.dtype.type(8 * position)).astype(np.uint8)
+
+
+def _take_words(
+    stream: ByteStream, length: int, word: Word, decompressor: zstandard.ZstdDecompressor
+) -> Patterns:
+    """The planes of one block put together again: the inverse of `_planes`."""
+    words: Patterns = np.zeros(length, word)
+    for position in range(word.itemsize):
+        plane = _take_plane(stream, length, decompressor).astype(word)
+        words |= plane << word.type(8 * position)
+    return words
 
 
 def _take_plane(
-    stream: ByteStream, plane: NDArray[np.uint8], decompressor: zstandard.ZstdDecompressor
-) -> None:
-    """Fill one plane; its length bounds what is read and what is made of it."""
+    stream: ByteStream, size: int, decompressor: zstandard.ZstdDecompressor
+) -> NDArray[np.uint8]:
+    """One plane; its length bounds what is read and what is made of it."""
     how, length = PLANE.unpack(stream.take(PLANE.size))
-    if how == STORED and length == len(plane):
-        stream.take_into(plane.data)
-        return
-    if how != COMPRESSED or not 0 < length < len(plane):
-        raise stream.error(f"a plane of {len(plane)} bytes claims form {how} of {length} bytes")
-    plane[:] = np.frombuffer(_decompress(stream, length, len(plane), decompressor), np.uint8)
+    if how == STORED and length == size:
+        return np.frombuffer(stream.take(length), np.uint8)
+    if how != COMPRESSED or not 0 < length < size:
+        raise stream.error(f"a plane of {size} bytes claims form {how} of {length} bytes")
+    return np.frombuffer(_decompress(stream, length, size, decompressor), np.uint8)
 
 
 def _decompress(

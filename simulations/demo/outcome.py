@@ -27,7 +27,8 @@ class Happened:
     """One round of one node, as its journal has it.
 
     Attributes:
-        contribution: digest of what the node published.
+        model: where the trained model lies: what the node published, or its own file
+            where nobody asked for it.
         weights: its row of W as it was applied, itself included.
         parents: digests of what was merged, by node.
         missed: edges that were not used, and why.
@@ -35,7 +36,7 @@ class Happened:
         accuracy: after the merge.
     """
 
-    contribution: str
+    model: str
     weights: Mapping[str, float]
     parents: Mapping[str, str] = field(default_factory=dict)
     missed: Mapping[str, str] = field(default_factory=dict)
@@ -147,7 +148,7 @@ def examine(
     Args:
         settings: the demo.
         stories: one a node, in the order of the settings' names.
-        model_of: (node, digest) -> the model that a contribution stands for.
+        model_of: (node, `Happened.model`) -> the trained model.
         size_of: (node, digest) -> bytes of an artifact.
         traffic: bytes on the wire.
         seconds: how long the run took.
@@ -155,7 +156,7 @@ def examine(
     judge = settings.task.trainer(0)
     before, after, means = [], [], []
     for round in range(settings.rounds):
-        models = {s.node: model_of(s.node, s.rounds[round].contribution) for s in stories}
+        models = {s.node: model_of(s.node, s.rounds[round].model) for s in stories}
         before.append(consensus_distance(list(models.values())))
         mixed = [mixed_model(models, story.rounds[round].weights) for story in stories]
         after.append(consensus_distance(mixed))

@@ -14,10 +14,12 @@ from typing import Any
 import psutil
 import pytest
 import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.coordinator.processes import CoordinatorProcess
 from tests.support.wire import deposit, until
 from weft.checkpoints.store import Store
+from weft.coordinator import daemon
 from weft.coordinator.config import CoordinatorConfig, load_config
 from weft.coordinator.daemon import serve
 from weft.coordinator.database import SqlRepository
@@ -271,3 +273,20 @@ async def test_a_storage_that_fails_ends_the_coordinator(
 
     with pytest.raises(StorageFailed, match="the disk has failed"):
         await create_there()
+
+
+async def test_a_full_disk_is_no_health(here: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    serving = health_pb2.HealthCheckResponse.ServingStatus
+
+    async def asked() -> int:
+        async with calling(here, "a") as (_, pool):
+            stub = health_pb2_grpc.HealthStub(pool.to(here.address, "coordinator"))
+            reply = await call(stub.Check, health_pb2.HealthCheckRequest(), timeout_s=S)
+            return int(reply.status)
+
+    async with here.up():
+        assert await asked() == serving.SERVING
+    monkeypatch.setattr(daemon, "LEAST_FREE_BYTES", 2**62)
+    async with here.up(), asyncio.timeout(10):
+        while await asked() != serving.NOT_SERVING:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""SIGKILL of a node at every journal transition; the run ends as if nothing had been.
+"""SIGKILL of a node, or of the coordinator, at every transition: the run ends as if nothing was.
 
 One three-round run a point: the node is killed at its first entry, started
 again, killed at the second, and so on to the last.
@@ -6,6 +6,7 @@ again, killed at the second, and so on to the last.
 
 import signal
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -36,15 +37,20 @@ def journal(fed: Federation, name: str) -> list[Record]:
         return kept.entries()
 
 
+def ended(fed: Federation, name: str, what: str, timeout_s: float = 60.0) -> int:
+    """Wait for a process to end; its exit status."""
+    process = fed.processes[name]
+    fed.wait(lambda: process.poll() is not None, what, timeout_s)
+    return int(process.returncode)
+
+
 def killed_at_every_entry(fed: Federation, point: str) -> int:
     """Kill n0 at entry 1, 2, ... until a life ends by itself; the number of kills."""
     kills = 0
     while True:
         start_faulty(fed, "n0", point, kills + 1)
-        process = fed.processes["n0"]
-        fed.wait(lambda: process.poll() is not None, f"{point}:{kills + 1}", 60)
-        if process.returncode != -signal.SIGKILL:
-            assert process.returncode == 0, fed.tails()
+        if ended(fed, "n0", f"{point}:{kills + 1}") != -signal.SIGKILL:
+            assert fed.processes["n0"].returncode == 0, fed.tails()
             return kills
         kills += 1
 
@@ -71,7 +77,7 @@ def test_node_killed_at_every_transition(tmp_path: Path, point: str, undisturbed
         entries = journal(fed, "n0")
         assert fed.merged("n0") == undisturbed
         assert fed.merged("n1") == undisturbed
-    COUNTS[point] = kills
+    COUNTS[f"node {point}"] = kills
     print(f"\nnode killed {kills} times ({point}); journal of {len(entries)} entries")
     starts = Counter(e.data["round"] for e in entries if e.kind == "training")
     trained = Counter(e.data["round"] for e in entries if e.kind == "trained")
@@ -83,7 +89,61 @@ def test_node_killed_at_every_transition(tmp_path: Path, point: str, undisturbed
         assert last_start < order.index(("trained", round))
 
 
+class Coordinator:
+    """A coordinator that is killed at each of its commits, one a life."""
+
+    def __init__(self, fed: Federation, point: str) -> None:
+        self._fed, self._point = fed, point
+        self.kills = 0
+
+    def live(self) -> None:
+        # A life that is killed before its first commit gets nowhere: let it have one.
+        number = 2 if self._point == "before" and self.kills else 1
+        program = [sys.executable, "-m", "tests.support.faulty_coordinator"]
+        before = self._fed.log("coordinator").count('"listening"')
+        self._fed.start("coordinator", [*program, f"{self._point}:{number}", "coordinator.toml"])
+        self._fed.wait(
+            lambda: (
+                self._fed.log("coordinator").count('"listening"') > before
+                or self._fed.processes["coordinator"].poll() is not None
+            ),
+            "the coordinator listens",
+        )
+
+    def revive(self) -> None:
+        process = self._fed.processes["coordinator"]
+        if process.poll() is not None:
+            assert process.returncode == -signal.SIGKILL, self._fed.tails()
+            self.kills += 1
+            self.live()
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_coordinator_killed_at_every_transition(
+    tmp_path: Path, point: str, undisturbed: bytes
+) -> None:
+    with federation(tmp_path, rounds=ROUNDS) as fed:
+        fed.start_coordinator()
+        fed.kill("coordinator")
+        coordinator = Coordinator(fed, point)
+        coordinator.live()
+        while (made := fed.weft("run", "create", "run.toml", check=False)).returncode != 0:
+            if "exists" in made.stderr:
+                break
+            coordinator.revive()
+        for name in fed.names:
+            fed.start_node(name)
+        while any(fed.processes[name].poll() is None for name in fed.names):
+            coordinator.revive()
+            time.sleep(0.05)
+        fed.wait_done()
+        assert fed.merged("n0") == undisturbed
+        assert fed.merged("n1") == undisturbed
+    COUNTS[f"coordinator {point}"] = coordinator.kills
+    print(f"\ncoordinator killed {coordinator.kills} times ({point})")
+
+
 def test_enough_kill_points() -> None:
     total = COUNTS.total()
-    print(f"\nkill points of the node: {total} {dict(COUNTS)}")
+    print(f"\nkill points: {total} {dict(COUNTS)}")
     assert total >= FLOOR
