@@ -155,14 +155,17 @@ class Bench:
         }
 
     def remember(self, name: str, digest: str) -> int:
+        """Note a digest for the processes that follow."""
         self.known.write_text(json.dumps({**self.digests, name: digest}))
         return self.store.manifest(digest).total_bytes
 
     def put_base(self) -> int:
+        """A file becomes a whole model in the store."""
         with open_checkpoint(self.folder / "base.safetensors") as reader:
             return self.remember("base", put_model(self.store, reader))
 
     def put(self, codec: str) -> int:
+        """A file becomes a delta against that model."""
         against = self.digests["base"]
         with (
             open_model(self.store, against) as base,
@@ -171,10 +174,12 @@ class Bench:
             return self.remember(codec, put_delta(self.store, finetuned, base, against, codec))
 
     def open_base(self) -> int:
+        """Every block of the model, verified."""
         with open_model(self.store, self.digests["base"]) as reader:
             return read_all(reader)
 
     def open_delta(self, codec: str) -> int:
+        """Every block of the delta, verified and decoded onto the model."""
         with (
             open_model(self.store, self.digests["base"]) as base,
             open_contribution(self.store, self.digests[codec], base) as reader,
@@ -182,9 +187,11 @@ class Bench:
             return read_all(reader)
 
     def verify(self) -> int:
+        """Hash the model's object."""
         return sum(bool(v.fault) for v in self.store.verify([self.digests["base"]]))
 
     def export(self) -> int:
+        """The decoded delta as a checkpoint folder."""
         export_checkpoint(self.store, self.digests["lossless"], self.folder / "out")
         return 0
 

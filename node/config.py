@@ -14,10 +14,15 @@ class _Section(BaseModel):
 
 
 class TrainConfig(_Section):
-    """How this node trains: exactly one of `trainer`, `command` and `folder`."""
+    """How this node trains: exactly one of `trainer`, `command` and `folder`.
+
+    `timeout_s` is how long a command or folder may take for a round; for a trainer,
+    how long its process may give no sign of life.
+    """
 
     trainer: str | None = None
     command: str | None = None
+    evaluate_command: str | None = None
     folder: FilePath | None = None
     options: dict[str, Scalar] = Field(default_factory=dict)
     device: str = "auto"

@@ -189,8 +189,9 @@ class Node:
             self._config.train, folder=self._config.folder, data=self._workspace.folder
         )
         stack.push_async_callback(training.stop, _GRACE_S)
-        await training.start()
-        lease_s = await self._join(self._advertised(port))
+        facts = await training.start()
+        size = self._config.train.data_size or facts.data_size or 0
+        lease_s = await self._join(self._advertised(port), size)
         async with _background(self.link.follow(self._version, self._on_plan)):
             await self._ensure_base()
             async with _background(self.reporter.run(lease_s)):
@@ -236,12 +237,10 @@ class Node:
     def _revoked(self) -> frozenset[str]:
         return frozenset() if self.rounds.plan is None else self.rounds.plan.revoked
 
-    async def _join(self, address: str) -> float:
+    async def _join(self, address: str, data_size: int) -> float:
         """Join, or tell the coordinator that this member is back; the lease in seconds."""
         base = await asyncio.to_thread(self._own_base)
-        request = JoinRequest(
-            address=address, base_digest=base, data_size=self._config.train.data_size
-        )
+        request = JoinRequest(address=address, base_digest=base, data_size=data_size)
         lease_s = 30.0
 
         async def ask() -> None:

@@ -23,7 +23,7 @@ from weft.node.entries import (
     Trained,
     TrainingBegun,
 )
-from weft.node.guards import Reason, Rejected, judge
+from weft.node.guards import Reason, Rejected, judge, judge_score
 from weft.node.ledger import Ledger, LedgerEntry, Parent, Statistics
 from weft.node.merging import Merging, Weighted
 from weft.node.metrics import NodeMetrics
@@ -183,8 +183,7 @@ class RoundSteps:
         return refused
 
     async def _score_drops(self, step: Collect, kept: Mapping[NodeId, Digest]) -> bool:
-        metric = self.spec.guards.score_metric
-        if metric is None:
+        if self.spec.guards.score_metric is None:
             return False
         row = self.rounds.published[step.round].row
         parents = {self.me: step.own, **kept}
@@ -193,9 +192,8 @@ class RoundSteps:
         tentative = await self._merged(step.round, parents, weights)
         before = await self.training.evaluate(folder / "trained.safetensors")
         after = await self.training.evaluate(self.workspace.store.payload_path(tentative))
-        if before is None or after is None:
-            return False
-        return after[metric] < before[metric] - self.spec.guards.score_drop
+        verdict = judge_score(before or {}, after or {}, self.spec.guards)
+        return isinstance(verdict, Rejected)
 
     async def agree(self, step: Agree) -> Chosen:
         """Learn who declined this node's contribution, and fix what is merged."""
@@ -292,8 +290,9 @@ def _pin(round: int) -> str:
 
 
 def _consensus_distance(statistics: DeltaStatistics) -> float:
-    """The consensus distance over the contributions at hand, from their Gram matrix."""
-    count = len(statistics.names)
-    gram = statistics.gram
+    """The consensus distance over the finite contributions, from their Gram matrix."""
+    kept = [i for i, name in enumerate(statistics.names) if name not in statistics.non_finite]
+    count = len(kept)
+    gram = statistics.gram[kept][:, kept]
     mean_square = float(gram.diagonal().sum()) / count - float(gram.sum()) / count**2
     return float(max(0.0, mean_square) ** 0.5)

@@ -20,10 +20,9 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Coroutine,
 )
 from contextlib import asynccontextmanager
-from typing import Any, Final, NoReturn, TypeVar, cast
+from typing import Any, Final, NoReturn, TypeVar
 
 import grpc
 
@@ -34,6 +33,7 @@ from weft.protocol.identity import Credentials
 from weft.protocol.limits import PROGRESS_S
 from weft.protocol.peer_channel import Endpoint, Method, PeerChannel
 from weft.protocol.status import error_of
+from weft.protocol.statuses import BrokenWrite, Statuses, write
 from weft.protocol.transfer import pause_s
 from weft.protocol.v1.coordinator_pb2_grpc import CoordinatorStub
 from weft.protocol.v1.peer_pb2_grpc import PeerStub
@@ -46,8 +46,6 @@ _FAILURES: Final = (
     TimeoutError,
     asyncio.CancelledError,
 )
-_WRITE_FAILED: Final = "Internal error from Core"
-_STATUS_POLL_S: Final = 0.01
 
 
 class ChannelPool:
@@ -162,15 +160,15 @@ async def send(method: Any, requests: AsyncIterable[Any], *, progress_s: float =
     """
     async with _translating(method, progress_s):
         open_call = method.unbounded()
-    statuses = _Statuses(open_call)
+    statuses = Statuses(open_call)
     try:
         async for request in requests:
             async with _translating(method, progress_s), asyncio.timeout(progress_s):
-                await _write(open_call, request)
+                await write(open_call, request)
         async with _translating(method, progress_s), asyncio.timeout(progress_s):
             await open_call.done_writing()
             return await open_call
-    except (asyncio.InvalidStateError, _BrokenWrite):
+    except (asyncio.InvalidStateError, BrokenWrite):
         # It ended before everything was written; its status says why.
         async with _translating(method, progress_s), asyncio.timeout(progress_s):
             code, details = await statuses.real()
@@ -249,54 +247,3 @@ def _whom(method: Any) -> str:
 
 def _in_words(code: grpc.StatusCode) -> str:
     return str(code.name).lower().replace("_", " ")
-
-
-class _BrokenWrite(Exception):
-    """The call takes no more messages; its status says why."""
-
-
-async def _write(open_call: Any, request: Any) -> None:
-    try:
-        await open_call.write(request)
-    except grpc.aio.AioRpcError as error:
-        if error.details() == _WRITE_FAILED:
-            raise _BrokenWrite from error
-        raise
-
-
-class _Statuses:
-    """Every status that a call was given.
-
-    gRPC puts a status of its own in place of a call's when a write fails, before or
-    after the other side's has come. So the first one is kept as it is set, and later
-    ones are looked for.
-    """
-
-    def __init__(self, open_call: Any) -> None:
-        self._open_call = open_call
-        self._seen: list[tuple[grpc.StatusCode, str]] = []
-        open_call.add_done_callback(self._note)
-
-    def _note(self, open_call: Any) -> None:
-        """Called by gRPC when a status is set, or by us when one is known to be."""
-        self._seen.append((_at_once(open_call.code()), _at_once(open_call.details()) or ""))
-
-    async def real(self) -> tuple[grpc.StatusCode, str]:
-        """The other side's status, once it has come."""
-        await self._open_call.code()
-        while True:
-            self._note(self._open_call)
-            for code, details in self._seen:
-                if details != _WRITE_FAILED:
-                    return code, details
-            await asyncio.sleep(_STATUS_POLL_S)
-
-
-def _at_once(answer: Coroutine[Any, Any, Answer]) -> Answer:
-    """The value of a coroutine that does not wait for anything."""
-    try:
-        answer.send(None)
-    except StopIteration as done:
-        return cast(Answer, done.value)
-    answer.close()
-    raise RuntimeError("a call that is done kept its status to itself")

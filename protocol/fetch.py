@@ -25,6 +25,7 @@ from weft.checkpoints.manifest import Manifest
 from weft.checkpoints.staging import Staging
 from weft.checkpoints.store import Store
 from weft.errors import WeftError
+from weft.protocol.assembly import Chunks
 from weft.protocol.channel import ChannelPool, peer_stub, stream
 from weft.protocol.errors import CorruptTransfer
 from weft.protocol.landing import Desk, SenderFault
@@ -34,7 +35,6 @@ from weft.protocol.threads import in_thread
 from weft.protocol.transfer import (
     AskChunks,
     AskManifest,
-    Chunks,
     Complete,
     Download,
     GiveUp,

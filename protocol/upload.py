@@ -18,6 +18,7 @@ import grpc
 from weft.checkpoints.manifest import Manifest
 from weft.checkpoints.staging import Staging
 from weft.checkpoints.store import Store
+from weft.protocol.assembly import Chunks
 from weft.protocol.channel import coordinator_stub, send
 from weft.protocol.errors import BadMessage, CorruptTransfer
 from weft.protocol.landing import Desk, SenderFault
@@ -25,7 +26,6 @@ from weft.protocol.limits import MANIFEST_BYTES, PROGRESS_S
 from weft.protocol.pieces import pieces_of
 from weft.protocol.serve_artifacts import read_ahead
 from weft.protocol.threads import in_thread
-from weft.protocol.transfer import Chunks
 from weft.protocol.v1.coordinator_pb2 import PutArtifactRequest
 from weft.protocol.v1.peer_pb2 import Chunk
 

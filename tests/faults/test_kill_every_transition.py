@@ -17,13 +17,14 @@ from weft.node.journal import Journal, Record
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
+SUPPORT = Path(__file__).parents[1] / "support"
 POINTS = ("before", "after", "within")
 FLOOR = 60
 ROUNDS = 3
 
 
 def faulty(point: str, seq: int) -> list[str]:
-    return [sys.executable, "-m", "tests.support.faulty_node", f"{point}:{seq}"]
+    return [sys.executable, str(SUPPORT / "faulty_node.py"), f"{point}:{seq}"]
 
 
 def start_faulty(fed: Federation, name: str, point: str, seq: int) -> None:
@@ -99,7 +100,7 @@ class Coordinator:
     def live(self) -> None:
         # A life that is killed before its first commit gets nowhere: let it have one.
         number = 2 if self._point == "before" and self.kills else 1
-        program = [sys.executable, "-m", "tests.support.faulty_coordinator"]
+        program = [sys.executable, str(SUPPORT / "faulty_coordinator.py")]
         before = self._fed.log("coordinator").count('"listening"')
         self._fed.start("coordinator", [*program, f"{self._point}:{number}", "coordinator.toml"])
         self._fed.wait(

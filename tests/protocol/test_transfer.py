@@ -1,14 +1,13 @@
 """The life of a download as transcripts: events in, steps out, no socket and no clock."""
 
-from collections.abc import Iterator
-from itertools import islice, pairwise
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.checkpoints.digest import CHUNK_BYTES, chunk_digest
-from weft.checkpoints.manifest import ChunkRef, Manifest, TensorEntry
+from tests.support.wire import manifest_of
+from weft.checkpoints.digest import CHUNK_BYTES
 from weft.errors import (
     Corrupt,
     Denied,
@@ -19,12 +18,10 @@ from weft.errors import (
     Unavailable,
     WeftError,
 )
-from weft.protocol.errors import CorruptTransfer, TransferFailed
-from weft.protocol.limits import LEAST_PIECE_BYTES, PIECE_BYTES, RANGES
+from weft.protocol.limits import RANGES
 from weft.protocol.transfer import (
     AskChunks,
     AskManifest,
-    Chunks,
     Complete,
     Download,
     GiveUp,
@@ -33,24 +30,6 @@ from weft.protocol.transfer import (
     pause_s,
     ranges_of,
 )
-
-
-def manifest_of(sizes: dict[str, int]) -> Manifest:
-    """A manifest of F32 tensors of so many bytes; the digests are of zeros."""
-    entries = []
-    for name, size in sizes.items():
-        lengths = [min(CHUNK_BYTES, size - start) for start in range(0, size, CHUNK_BYTES)]
-        entries.append(
-            TensorEntry(
-                name=name,
-                dtype="F32",
-                shape=(size // 4,),
-                size_bytes=size,
-                chunks=tuple(chunk_digest(bytes(length)) for length in lengths),
-            )
-        )
-    return Manifest(kind="model", tensors=tuple(entries))
-
 
 MANIFEST = manifest_of({"a": 2 * CHUNK_BYTES + 4, "b": 8})
 
@@ -219,70 +198,6 @@ def test_whatever_happens_it_ends_and_asks_for_no_stored_chunk(data: st.DataObje
             case step:
                 pytest.fail(f"unexpected {step}")
     pytest.fail("no end")
-
-
-# -- pieces into chunks ------------------------------------------------------
-
-
-def expected() -> Iterator[ChunkRef]:
-    return map(MANIFEST.chunk, range(4))
-
-
-def test_pieces_become_chunks() -> None:
-    chunks = Chunks(expected(), "a")
-    whole: list[tuple[int, bytes]] = []
-    for index in range(4):
-        length = MANIFEST.chunk(index).length
-        for start in range(0, length, PIECE_BYTES):
-            piece = bytes([index]) * min(PIECE_BYTES, length - start)
-            if (one := chunks.take(index, piece)) is not None:
-                whole.append((one[0], bytes(one[1])))
-    lengths = [CHUNK_BYTES, CHUNK_BYTES, 4, 8]
-    assert whole == [(i, bytes([i]) * n) for i, n in enumerate(lengths)]
-    chunks.require_end()
-
-
-@pytest.mark.parametrize(
-    ("pieces", "complaint"),
-    [
-        ([(1, b"x")], "chunk 1; chunk 0 was to come"),
-        ([(0, bytes(CHUNK_BYTES + 1))], "1048577 bytes of chunk 0; it has 1048576"),
-        ([(0, bytes(PIECE_BYTES)), (0, bytes(CHUNK_BYTES))], "1310720 bytes of chunk 0"),
-        ([(0, b"")], "pieces of 0 bytes"),
-        ([(0, bytes(LEAST_PIECE_BYTES - 1))], "pieces of 65535 bytes; expected at least 65536"),
-        ([(0, bytes(CHUNK_BYTES)), (0, b"x")], "chunk 0; chunk 1 was to come"),
-        ([(0, bytes(PIECE_BYTES)), (1, bytes(4))], "chunk 1; chunk 0 was to come"),
-    ],
-)
-def test_what_was_not_asked_for_is_refused(pieces: list[tuple[int, bytes]], complaint: str) -> None:
-    chunks = Chunks(expected(), "liar")
-    for index, data in pieces[:-1]:
-        chunks.take(index, data)
-    with pytest.raises(CorruptTransfer, match=f"^liar sends .*{complaint}"):
-        chunks.take(*pieces[-1])
-
-
-def test_more_than_was_asked_for_is_refused() -> None:
-    chunks = Chunks(islice(expected(), 2, 3), "liar")
-    chunks.take(2, bytes(4))
-    with pytest.raises(CorruptTransfer, match="all asked for had come"):
-        chunks.take(3, bytes(8))
-
-
-def test_an_early_end_is_told() -> None:
-    chunks = Chunks(expected(), "a")
-    chunks.take(0, bytes(PIECE_BYTES))
-    with pytest.raises(TransferFailed, match="after 262144 of 1048576 bytes of chunk 0"):
-        chunks.require_end()
-
-
-def test_buffers_come_from_the_caller() -> None:
-    buffer = bytearray(CHUNK_BYTES)
-    chunks = Chunks(islice(expected(), 2, 3), "a", lambda: buffer)
-    whole = chunks.take(2, b"wxyz")
-    assert whole is not None
-    assert whole[1].obj is buffer
-    assert bytes(whole[1]) == b"wxyz"
 
 
 # -- ranges ------------------------------------------------------------------

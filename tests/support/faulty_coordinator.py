@@ -1,4 +1,4 @@
-"""`weft coordinator`, killed at one commit: `-m tests.support.faulty_coordinator POINT:N CONFIG`.
+"""`weft coordinator`, killed at one commit: `faulty_coordinator.py POINT:N CONFIG`.
 
 POINT is `before` (nothing is written), `after` (it is durable, nobody has been
 told) or `within` (its effect is under way). N counts the commits of this process.

@@ -1,4 +1,4 @@
-"""`weft node`, killed at one journal entry: python -m tests.support.faulty_node POINT:SEQ CONFIG
+"""`weft node`, killed at one journal entry: `faulty_node.py POINT:SEQ CONFIG`
 
 POINT is `before` (the entry is not written), `after` (it is durable, nothing has
 happened since) or `within` (its effect is under way). Without POINT:SEQ beyond

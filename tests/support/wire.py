@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from weft.checkpoints.digest import CHUNK_BYTES, chunk_digest
+from weft.checkpoints.manifest import Manifest, TensorEntry
 from weft.checkpoints.schema import Schema, TensorSpec
 from weft.checkpoints.store import Store
 from weft.protocol import certificates
@@ -120,6 +122,23 @@ def payload(store: Store, digest: str) -> list[bytes]:
     """Every chunk of an artifact."""
     count = store.manifest(digest).chunk_count
     return [store.read_chunk(digest, index) for index in range(count)]
+
+
+def manifest_of(sizes: dict[str, int]) -> Manifest:
+    """A manifest of F32 tensors of so many bytes; the digests are of zeros."""
+    entries = []
+    for name, size in sizes.items():
+        lengths = [min(CHUNK_BYTES, size - start) for start in range(0, size, CHUNK_BYTES)]
+        entries.append(
+            TensorEntry(
+                name=name,
+                dtype="F32",
+                shape=(size // 4,),
+                size_bytes=size,
+                chunks=tuple(chunk_digest(bytes(length)) for length in lengths),
+            )
+        )
+    return Manifest(kind="model", tensors=tuple(entries))
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
