@@ -11,7 +11,6 @@ was sent again. Peak memory is each process's VmHWM.
 import argparse
 import asyncio
 import re
-import socket
 import sys
 import tempfile
 import time
@@ -64,25 +63,18 @@ def run_text(codec: str) -> str:
     return f'[merge]\ncodec = "{codec}"\n[final]\nenabled = false\n'
 
 
-def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 async def measure(fed: Federation, cut_after: list[int]) -> int:
     """Run both nodes through one round; the bytes received from the second."""
     started = time.monotonic()
     await asyncio.to_thread(fed.start_coordinator)
     await asyncio.to_thread(fed.weft, "run", "create", "run.toml")
     print(f"  base uploaded in {time.monotonic() - started:.0f} s")
-    port = free_port()
+    port = fed.ports["n1"]
     async with FaultProxy(port, Faults(cut_after=cut_after)) as proxy:
         advertise = f'\nadvertise = "127.0.0.1:{proxy.port}"\n'
         started = time.monotonic()
         await asyncio.to_thread(fed.start_node, "n0")
-        await asyncio.to_thread(fed.start_node, "n1", advertise, listen=f"127.0.0.1:{port}")
+        await asyncio.to_thread(fed.start_node, "n1", advertise)
         done = [fed.data(name) / "merged" / "model.safetensors" for name in fed.names]
         peaks: dict[str, float] = {}
         while not all(path.exists() for path in done):

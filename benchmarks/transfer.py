@@ -3,10 +3,12 @@
     python benchmarks/transfer.py [--megabytes 200] [--repeats 5]
 
 Two processes on loopback. The bare streams send the same bytes in messages of
-1 MiB and do nothing with them: no identity, no digest, no disk. `fetch_artifact`
-goes through the whole of weft: mutual TLS, the gate, chunks read from the
-holder's store, verified and written to the receiver's, committed with fsync.
-The last row takes the fsync out by measuring up to the commit's begin.
+1 MiB and do nothing with them: no identity, no digest, no disk. The third row is
+the plain loop over such a stream that hashes each message, writes it to a file and
+syncs that at the end: the same work as `fetch_artifact`, one step after the other.
+`fetch_artifact` goes through the whole of weft: mutual TLS, the gate, chunks read
+and verified in the holder's store, verified again and written to the receiver's,
+committed. The last row is the same up to the commit's fsync.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from blake3 import blake3
 
 from weft.checkpoints.schema import Schema, TensorSpec
 from weft.checkpoints.staging import Staging
@@ -102,6 +105,18 @@ async def bare_stream(channel: grpc.aio.Channel, megabytes: int) -> None:
         raise RuntimeError(f"{total} bytes came, {megabytes * MIB} were sent")
 
 
+async def bare_file(channel: grpc.aio.Channel, megabytes: int, path: Path) -> None:
+    stub = peer_pb2_grpc.PeerStub(channel)
+    digests = []
+    with path.open("wb") as file:
+        async for chunk in stub.Fetch(peer_pb2.FetchRequest(digest=str(megabytes))):
+            digests.append(blake3(chunk.data).digest())
+            file.write(chunk.data)
+        file.flush()
+        os.fsync(file.fileno())
+    path.unlink()
+
+
 async def measure(
     folder: Path, ports: dict[str, Any], megabytes: int, repeats: int
 ) -> dict[str, list[float]]:
@@ -130,10 +145,14 @@ async def measure(
         await work()
         return time.perf_counter() - start
 
-    rows: dict[str, list[float]] = {"plain": [], "tls": [], "fetch": [], "fetch-no-fsync": []}
+    rows: dict[str, list[float]] = {
+        name: [] for name in ("plain", "tls", "file", "fetch", "fetch-no-fsync")
+    }
     for _ in range(repeats + 1):
         rows["plain"].append(await timed(lambda: bare_stream(plain, megabytes)))
         rows["tls"].append(await timed(lambda: bare_stream(tls, megabytes)))
+        written = folder / "bare-file"
+        rows["file"].append(await timed(lambda: bare_file(tls, megabytes, written)))  # noqa: B023
         start = time.perf_counter()
         rows["fetch"].append(await timed(fetch))
         rows["fetch-no-fsync"].append(committed[-1] - start)
@@ -148,6 +167,7 @@ def report(rows: dict[str, list[float]], megabytes: int) -> None:
     names = {
         "plain": "bare stream, plaintext",
         "tls": "bare stream, mutual TLS",
+        "file": "bare mutual TLS, hashed, written",
         "fetch": "fetch_artifact",
         "fetch-no-fsync": "fetch_artifact, up to the commit",
     }

@@ -141,7 +141,7 @@ def with_base(spec: RunSpec, digest: str) -> RunSpec:
 def _check(file: RunFile) -> None:
     """What can be told before a model is built, let alone sent."""
     from weft.merging import registry
-    from weft.node.neighbours import schedule_params
+    from weft.protocol.scheduling import schedule_params
     from weft.topology.schedules import build_schedule
 
     for section in (file.merge, file.final):

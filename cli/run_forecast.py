@@ -88,7 +88,7 @@ def forecast(spec: "RunSpec", model_bytes: int, bandwidth_bit_s: float | None) -
     Raises:
         InvalidInput: a graph, weights or schedule that cannot be; names the nearest.
     """
-    from weft.node.neighbours import schedule_params
+    from weft.protocol.scheduling import schedule_params
     from weft.topology.schedules import build_schedule
 
     schedule = build_schedule(

@@ -83,7 +83,8 @@ def document_of(found: "RunStatus") -> dict[str, Any]:
         "plan": plan_document(plan),
         "members": members,
     }
-    return {**document, "notes": list(_notes(document))}
+    said = [found.message] if found.message else []
+    return {**document, "notes": [*said, *_notes(document)]}
 
 
 def _notes(document: dict[str, Any]) -> Iterator[str]:

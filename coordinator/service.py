@@ -131,6 +131,7 @@ class CoordinatorService(CoordinatorServicer):
             spec=status.spec.to_bytes(),
             plan=plan_message(live.record.plan),
             members=[_member_message(status.name, member) for member in status.members],
+            message=status.message,
         )
 
     async def SetRunState(  # noqa: N802

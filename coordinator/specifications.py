@@ -12,7 +12,7 @@ from weft.coordinator.errors import BadSpecification, BaseMissing
 from weft.merging import registry
 from weft.merging.registry import Kind
 from weft.protocol.run import RunSpec
-from weft.topology.schedules import ScheduleParams, build_schedule
+from weft.protocol.scheduling import schedule_of
 
 
 def check(spec: RunSpec, store: Store) -> None:
@@ -44,20 +44,14 @@ def _check_final(spec: RunSpec) -> None:
 
 
 def _check_schedule(spec: RunSpec) -> None:
-    schedule = build_schedule(
-        ScheduleParams(
-            graph=spec.topology.graph,
-            graph_options=tuple(sorted(spec.topology.options.items())),
-            weights=spec.topology.weights,
-            schedule=spec.schedule.name,
-            schedule_options=tuple(sorted(spec.schedule.options.items())),
-        ),
-        nodes=spec.nodes,
-        rounds=spec.rounds,
-        seed=spec.seed,
-        data_sizes=[1.0] * spec.nodes,
-    )
+    schedule = schedule_of(spec, spec.nodes, [1.0] * spec.nodes)
     schedule.check()
+    if schedule.push_sum or schedule.directed:
+        raise BadSpecification(
+            f"topology {spec.topology.graph!r} with weights {spec.topology.weights!r} and schedule "
+            f"{spec.schedule.name!r} sends one way only; daemons merge in pairs: choose an "
+            "undirected graph, and weights other than push_sum"
+        )
 
 
 def _check_base(spec: RunSpec, digest: str, store: Store) -> None:

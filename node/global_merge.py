@@ -11,7 +11,9 @@ list, and only when every member holds the same list and has promised it.
 
 A node promises one set a phase and keeps that promise, so no two sets can be
 committed: a part needs the promise of all in it, and the whole list needs the
-promise of everybody.
+promise of everybody. Only the coordinator commits parts, so only it may replace
+one: a node moves its promise from a part to the part that a newer plan proposes,
+and from the whole list never.
 """
 
 from collections.abc import Mapping
@@ -166,14 +168,28 @@ class GlobalMerge:
         final = plan.committed_set(phase) or self._committed_elsewhere(phase, heard)
         if final is not None:
             return Committed(phase=phase, contributors=final.contributors)
-        if phase in self.promised:
-            return self._keep_promise(phase, heard)
         if phase not in self.announced:
             return "waiting for the members to commit a set"
-        proposed = next((chosen for chosen in plan.proposed if chosen.phase == phase), None)
-        if proposed is not None and self._me in dict(proposed.contributors):
+        proposed = self._asked_for(phase, plan)
+        if proposed is not None:
             return Promised(phase=phase, contributors=proposed.contributors)
+        if phase in self.promised:
+            return self._keep_promise(phase, heard)
         return self._promise_whole(phase, heard)
+
+    def _asked_for(self, phase: Phase, plan: Plan) -> GlobalSet | None:
+        """The coordinator's proposal, where this node is in it and free to promise it."""
+        proposed = next((chosen for chosen in plan.proposed if chosen.phase == phase), None)
+        promised = self.promised.get(phase)
+        if proposed is None or proposed == promised:
+            return None
+        if promised is not None and self._is_whole(promised):
+            return None
+        return proposed if self._me in dict(proposed.contributors) else None
+
+    def _is_whole(self, chosen: GlobalSet) -> bool:
+        members = self.announced[chosen.phase].members
+        return tuple(sorted(members)) == tuple(node for node, _ in chosen.contributors)
 
     def _committed_elsewhere(
         self, phase: Phase, heard: Mapping[NodeId, Announcement]
@@ -202,7 +218,7 @@ class GlobalMerge:
     def _keep_promise(self, phase: Phase, heard: Mapping[NodeId, Announcement]) -> Committed | str:
         chosen = self.promised[phase]
         own = self.announced[phase]
-        if tuple(sorted(own.members)) != tuple(node for node, _ in chosen.contributors):
+        if not self._is_whole(chosen):
             return "promised a part of the members; waiting for the coordinator to commit it"
         missing = [
             node

@@ -3,30 +3,8 @@
 from collections.abc import Callable
 
 from weft.protocol.run import Epoch, NodeId, Plan, RunSpec
-from weft.topology.schedules import Schedule, ScheduleParams, build_schedule
-
-
-def schedule_params(spec: RunSpec) -> ScheduleParams:
-    """The pure description of who meets whom, from the run's two sections."""
-    return ScheduleParams(
-        graph=spec.topology.graph,
-        graph_options=tuple(sorted(spec.topology.options.items())),
-        weights=spec.topology.weights,
-        schedule=spec.schedule.name,
-        schedule_options=tuple(sorted(spec.schedule.options.items())),
-    )
-
-
-def schedule_for(spec: RunSpec, plan: Plan, epoch: Epoch) -> Schedule:
-    """The schedule of an epoch; node i is the i-th of its sorted members."""
-    sizes = {member.node: member.data_size for member in plan.members}
-    return build_schedule(
-        schedule_params(spec),
-        nodes=len(epoch.members),
-        rounds=spec.rounds,
-        seed=spec.seed,
-        data_sizes=[max(1, sizes.get(node, 1)) for node in epoch.members],
-    )
+from weft.protocol.scheduling import schedule_for
+from weft.topology.schedules import Schedule
 
 
 class Neighbourhood:

@@ -27,11 +27,12 @@ from typing import Any, Final, NoReturn, TypeVar
 import grpc
 
 from weft.errors import Stalled, Unavailable, WeftError
+from weft.protocol.errors import CorruptTransfer
 from weft.protocol.gate import OnBytes
 from weft.protocol.handshake import require_welcome
 from weft.protocol.identity import Credentials
 from weft.protocol.limits import PROGRESS_S
-from weft.protocol.peer_channel import Endpoint, Method, PeerChannel
+from weft.protocol.peer_channel import UNREADABLE, Endpoint, Method, PeerChannel
 from weft.protocol.status import error_of
 from weft.protocol.statuses import BrokenWrite, Statuses, write
 from weft.protocol.transfer import pause_s
@@ -111,7 +112,7 @@ async def call(method: Any, request: Any, *, timeout_s: float) -> Any:
             where the two do not accept each other.
     """
     async with _translating(method, timeout_s):
-        return await method(request, timeout=timeout_s)
+        return _readable(await method(request, timeout=timeout_s), method)
 
 
 async def stream(
@@ -145,7 +146,7 @@ async def stream(
             if message is grpc.aio.EOF:  # type: ignore[attr-defined]
                 return
             wait_s = progress_s
-            yield message
+            yield _readable(message, method)
     finally:
         open_call.cancel()
 
@@ -167,7 +168,7 @@ async def send(method: Any, requests: AsyncIterable[Any], *, progress_s: float =
                 await write(open_call, request)
         async with _translating(method, progress_s), asyncio.timeout(progress_s):
             await open_call.done_writing()
-            return await open_call
+            return _readable(await open_call, method)
     except (asyncio.InvalidStateError, BrokenWrite):
         # It ended before everything was written; its status says why.
         async with _translating(method, progress_s), asyncio.timeout(progress_s):
@@ -239,6 +240,12 @@ async def _from_status(error: grpc.aio.AioRpcError, method: Any, timeout_s: floa
     if code is grpc.StatusCode.DEADLINE_EXCEEDED and "Deadline Exceeded" in details:
         details = f"no answer to {method} within {timeout_s:g} s"
     return error_of(code, f"{_whom(method)}: {details}")
+
+
+def _readable(message: Any, method: Any) -> Any:
+    if message is UNREADABLE:
+        raise CorruptTransfer(f"{_whom(method)}: {method} answers what is no message of its type")
+    return message
 
 
 def _whom(method: Any) -> str:

@@ -140,8 +140,10 @@ class _Call:
             streaming = self._inner.request_streaming or self._inner.response_streaming
             with gate.authorizer.counted(caller, stream=streaming):
                 yield caller
+        except grpc.aio.InternalError:
+            await _drop()  # the caller went away while it was written to
         except grpc.aio.BaseError:
-            raise  # the method aborted by itself, or the call is over
+            raise  # the method aborted by itself
         except Exception as error:
             log.info("call refused", method=self._method, caller=self._caller, reason=str(error))
             await _abort(context, error)
@@ -176,10 +178,15 @@ async def _abort(context: Context, error: Exception) -> None:
         async with asyncio.timeout(_FAREWELL_S if isinstance(error, Stalled) else None):
             await context.abort(code, message)
     except TimeoutError:
-        task = asyncio.current_task()
-        if task is not None:
-            task.cancel()
-        await asyncio.sleep(0)
+        await _drop()
+
+
+async def _drop() -> None:
+    """End this call's own task without a word: nobody takes one."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.cancel()
+    await asyncio.sleep(0)
 
 
 def _first(error: Exception) -> Exception:

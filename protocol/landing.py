@@ -12,7 +12,7 @@ from typing import Final
 from weft.checkpoints.digest import CHUNK_BYTES
 from weft.checkpoints.staging import Staging
 from weft.errors import Corrupt, WeftError
-from weft.protocol.threads import ended
+from weft.protocol.threads import Threads, ended
 
 _BATCH: Final = 4
 """Most whole chunks that wait for the disk while others are written."""
@@ -41,8 +41,9 @@ class Desk:
     staging: Staging
     stored: Callable[[list[int]], None]
     _waiting: list[Whole] = field(default_factory=list)
-    _writing: "asyncio.Task[_Written] | None" = None
+    _writing: "asyncio.Future[_Written] | None" = None
     _spare: list[bytearray] = field(default_factory=list)
+    _threads: Threads = field(default_factory=lambda: Threads(1, "weft-landing"))
 
     def buffer(self) -> bytearray:
         """A buffer for the next chunk: one that was written, or a new one."""
@@ -64,6 +65,7 @@ class Desk:
     async def abandon(self) -> None:
         """Wait until nothing is being written; what became of it no longer counts."""
         self._waiting.clear()
+        self._threads.close()
         if self._writing is not None:
             writing, self._writing = self._writing, None
             await ended(writing)
@@ -73,7 +75,7 @@ class Desk:
         """Start to write what waits."""
         if self._waiting:
             batch, self._waiting = self._waiting, []
-            self._writing = asyncio.create_task(asyncio.to_thread(_write, self.staging, batch))
+            self._writing = self._threads.begin(_write, self.staging, batch)
 
     async def _book(self) -> None:
         """Wait for the batch under way, and tell what is stored of it.

@@ -15,9 +15,9 @@ MESSAGE_BYTES: Final = 4 * 2**20
 PIECE_BYTES: Final = 256 * 2**10
 """Largest piece of a chunk or manifest in one message.
 
-A chunk is what is verified; a piece is what shows progress. Four pieces a chunk
-move a slow link below a stalled one's notice, and are also faster than whole
-chunks, because one is serialised while another is on the wire.
+A chunk is what is verified, a piece is what shows progress: a stream that moves less
+than a piece within the progress deadline (26 kB/s by default) stands still. Four
+pieces a chunk are also faster than one, because one is made while another is sent.
 """
 
 LEAST_PIECE_BYTES: Final = 64 * 2**10

@@ -12,12 +12,16 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from weft.protocol import limits
 from weft.protocol.authorize import VERSION_KEY
 from weft.protocol.errors import MissingDeadline
 from weft.protocol.gate import OnBytes
 from weft.protocol.identity import Credentials, dns_name
+
+UNREADABLE: Final = object()
+"""Stands for an answer that is no message of its type."""
 
 _METADATA: Final = ((VERSION_KEY, str(limits.PROTOCOL_VERSION)),)
 
@@ -119,12 +123,14 @@ class PeerChannel(grpc.aio.Channel):
 
     def _counted_in(self, deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
         tell, peer = self._on_bytes, self.endpoint.name
-        if tell is None:
-            return deserialize
 
         def counted(data: bytes) -> Any:
-            tell(peer, "received", len(data))
-            return deserialize(data)
+            if tell is not None:
+                tell(peer, "received", len(data))
+            try:
+                return deserialize(data)
+            except DecodeError:
+                return UNREADABLE  # gRPC would log it, and answer None
 
         return counted
 

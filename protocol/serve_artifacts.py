@@ -27,7 +27,7 @@ from weft.protocol.errors import ArtifactDenied, BadMessage
 from weft.protocol.identity import Identity, identity_of
 from weft.protocol.limits import RANGES
 from weft.protocol.pieces import encode, pieces_of
-from weft.protocol.threads import ended, in_thread
+from weft.protocol.threads import Threads, ended
 from weft.protocol.transfer import Range, indices_of
 from weft.protocol.v1.peer_pb2 import (
     ChunkRange,
@@ -41,6 +41,9 @@ MayRead = Callable[[Identity, str], bool]
 
 _BATCH: Final = 2
 """Chunks read at once: a hop to a thread costs as much as reading one."""
+
+_THREADS: Final = 4
+"""Streams that read from the disk at the same time; the others wait a moment."""
 
 
 def _everybody(identity: Identity, digest: str) -> bool:
@@ -58,6 +61,7 @@ class ArtifactService:
     def __init__(self, store: Store, may_read: MayRead = _everybody) -> None:
         self._store = store
         self._may_read = may_read
+        self._threads = Threads(_THREADS, "weft-serve")
 
     async def Manifest(  # noqa: N802 - the wire's name
         self, request: ManifestRequest, context: "grpc.aio.ServicerContext[Any, Any]"
@@ -68,7 +72,7 @@ class ArtifactService:
             BadMessage, NotFound, Denied: no digest, not here, not for the caller.
         """
         manifest = await self._readable(request.digest, context)
-        for piece in pieces_of(await in_thread(manifest.to_bytes)):
+        for piece in pieces_of(await self._threads.begin(manifest.to_bytes)):
             yield ManifestPiece(data=bytes(piece))
 
     async def Fetch(  # noqa: N802 - the wire's name
@@ -82,8 +86,8 @@ class ArtifactService:
         """
         manifest = await self._readable(request.digest, context)
         ranges = checked_ranges(request.ranges, manifest.chunk_count)
-        with await in_thread(self._store.payload, request.digest) as payload:
-            async with aclosing(read_ahead(payload, indices_of(ranges))) as chunks:
+        with await self._threads.begin(self._store.payload, request.digest) as payload:
+            async with aclosing(read_ahead(payload, indices_of(ranges), self._threads)) as chunks:
                 async for index, data in chunks:
                     for piece in pieces_of(data):
                         yield encode(index, piece)
@@ -95,11 +99,11 @@ class ArtifactService:
         caller = identity_of(context)
         if not self._may_read(caller, digest):
             raise ArtifactDenied(f"{caller.name} may not read artifact {digest[:12]} here")
-        return await in_thread(self._store.manifest, digest)
+        return await self._threads.begin(self._store.manifest, digest)
 
 
 async def read_ahead(
-    payload: Payload, indices: Iterator[int]
+    payload: Payload, indices: Iterator[int], threads: Threads
 ) -> AsyncGenerator[tuple[int, memoryview], None]:
     """Chunks of an artifact, verified; the next batch is read in a thread while one is used.
 
@@ -109,11 +113,11 @@ async def read_ahead(
         CorruptArtifact: the bytes on the disk have changed.
     """
     spare, buffers = ([bytearray(CHUNK_BYTES) for _ in range(_BATCH)] for _ in "ab")
-    reading = _begin(payload, indices, buffers)
+    reading = _begin(threads, payload, indices, buffers)
     try:
         while batch := await asyncio.shield(reading):
             spare, buffers = buffers, spare
-            reading = _begin(payload, indices, buffers)
+            reading = _begin(threads, payload, indices, buffers)
             for chunk in batch:
                 yield chunk
     finally:
@@ -122,10 +126,10 @@ async def read_ahead(
 
 
 def _begin(
-    payload: Payload, indices: Iterator[int], buffers: Sequence[bytearray]
-) -> "asyncio.Task[list[tuple[int, memoryview]]]":
+    threads: Threads, payload: Payload, indices: Iterator[int], buffers: Sequence[bytearray]
+) -> "asyncio.Future[list[tuple[int, memoryview]]]":
     batch = list(islice(indices, len(buffers)))
-    return asyncio.create_task(asyncio.to_thread(_read, payload, batch, buffers))
+    return threads.begin(_read, payload, batch, buffers)
 
 
 def _read(

@@ -25,7 +25,7 @@ from weft.protocol.landing import Desk, SenderFault
 from weft.protocol.limits import MANIFEST_BYTES, PROGRESS_S
 from weft.protocol.pieces import pieces_of
 from weft.protocol.serve_artifacts import read_ahead
-from weft.protocol.threads import in_thread
+from weft.protocol.threads import Threads, in_thread
 from weft.protocol.v1.coordinator_pb2 import PutArtifactRequest
 from weft.protocol.v1.peer_pb2 import Chunk
 
@@ -50,13 +50,18 @@ async def put_artifact(
 
 
 async def _requests(store: Store, digest: str) -> AsyncGenerator[PutArtifactRequest, None]:
-    with await in_thread(store.payload, digest) as payload:
-        for piece in pieces_of(await in_thread(payload.manifest.to_bytes)):
-            yield PutArtifactRequest(manifest_piece=bytes(piece))
-        async with aclosing(read_ahead(payload, iter(range(payload.manifest.chunk_count)))) as all_:
-            async for index, data in all_:
-                for piece in pieces_of(data):
-                    yield PutArtifactRequest(chunk=Chunk(index=index, data=bytes(piece)))
+    threads = Threads(1, "weft-upload")
+    try:
+        with await in_thread(store.payload, digest) as payload:
+            for piece in pieces_of(await in_thread(payload.manifest.to_bytes)):
+                yield PutArtifactRequest(manifest_piece=bytes(piece))
+            every = iter(range(payload.manifest.chunk_count))
+            async with aclosing(read_ahead(payload, every, threads)) as chunks:
+                async for index, data in chunks:
+                    for piece in pieces_of(data):
+                        yield PutArtifactRequest(chunk=Chunk(index=index, data=bytes(piece)))
+    finally:
+        threads.close()
 
 
 async def receive_artifact(

@@ -13,7 +13,8 @@ from weft.topology.matrices import Mixing
 from weft.topology.schedules import Schedule
 from weft.topology.sparse import pair_probability
 from weft.topology.spectrum import circulant_moduli, spectral_gap
-from weft.topology.timings import Every, Pairs, Sparse
+from weft.topology.talk import Pairs
+from weft.topology.timings import Every, Sparse
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -22,8 +23,8 @@ EXACT = 256
 """Up to so many nodes the worst of all starts is followed, not a sample of them."""
 
 PROBES = 16
-ROUNDS = 100_000
-WORK = 4e9
+ROUNDS = 20_000
+WORK = 5e8
 """Multiplications after which `rounds_to_agreement` gives up."""
 
 SAMPLES = 256
@@ -44,7 +45,7 @@ def rounds_to_agreement(schedule: Schedule, tolerance: float = 1e-3) -> int | No
 
     Returns:
         The rounds; 0 for one node; None where it takes longer than the run (windows
-        and late schedules), than 100 000 rounds, or than is worth computing.
+        and late schedules), than 20 000 rounds, or than is worth computing.
     """
     if schedule.nodes == 1:
         return 0

@@ -9,7 +9,6 @@ from weft.topology.graphs import (
     Exponential,
     Graph,
     Hypercube,
-    Listed,
     OnePeerExponential,
     Path,
     Ring,
@@ -17,6 +16,7 @@ from weft.topology.graphs import (
     Torus,
     TwoHub,
 )
+from weft.topology.listed import Listed
 from weft.topology.options import Scalar, with_options
 from weft.topology.random_graphs import ErdosRenyi, RandomMatching, RandomRegular, WattsStrogatz
 
@@ -58,12 +58,3 @@ def graph(name: str, options: Iterable[tuple[str, Scalar]] = ()) -> Graph:
         BadOption: no such option, or a value that cannot be.
     """
     return with_options(f"graph {name}", family(name), options)
-
-
-def listed(pairs: Iterable[tuple[int, int]]) -> str:
-    """Edges as the graph `file` takes them in its option `listed`.
-
-    >>> listed([(0, 1), (1, 2)])
-    '0-1 1-2'
-    """
-    return " ".join(f"{left}-{right}" for left, right in pairs)

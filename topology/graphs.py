@@ -9,7 +9,6 @@ edge, in every family: there is no other connected graph of so few.
 """
 
 import math
-import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 
 from weft.topology.edges import Edges
-from weft.topology.errors import BadGraph, BadOption
+from weft.topology.errors import BadGraph
 from weft.topology.matrices import Mixing
 from weft.topology.options import require
 
@@ -263,51 +262,3 @@ class TwoHub(Graph):
         weight = (100 // (nodes - 1)) / 100
         weights = np.full(len(edges.receivers), weight)
         return Mixing.of(edges, weights, 1.0 - edges.taken(weights))
-
-
-_EDGE = re.compile(r"(\d+)-(\d+)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listed(Graph):
-    """A graph that somebody wrote down, edge by edge (the family `file`).
-
-    Attributes:
-        listed: "0-1 1-2 2-0": nodes from 0, one word an edge. Where directed, the
-            first takes from the second.
-        directed: the edges go one way.
-    """
-
-    listed: str = ""
-    directed: bool = False
-
-    def __post_init__(self) -> None:
-        for word in self.listed.split():
-            if not _EDGE.fullmatch(word):
-                raise BadOption(f"option listed: found {word!r}, expected edges such as '0-1 1-2'")
-
-    def admit(self, nodes: int) -> None:
-        """No edge may name a node beyond the last; two nodes are no exception here."""
-        ends = self._ends()
-        require_room(len(ends) * 2 + nodes, nodes)
-        if len(ends) and ends.max() >= nodes:
-            raise BadGraph(
-                f"found node {ends.max()} in an edge, expected nodes 0 to {nodes - 1}; "
-                "give as many nodes as the listed graph has"
-            )
-
-    def edges(self, nodes: int, step: int, seed: int) -> Edges:
-        """As listed, for any number of nodes."""
-        return self.drawn(nodes, step, seed)
-
-    def drawn(self, nodes: int, step: int, seed: int) -> Edges:
-        """As listed."""
-        del step, seed
-        left, right = self._ends().T
-        if self.directed:
-            return Edges.pulls(nodes, left, right)
-        return Edges.between(nodes, left, right)
-
-    def _ends(self) -> "np.ndarray[tuple[int, int], np.dtype[np.int64]]":
-        ends = [[int(end) for end in word.split("-")] for word in self.listed.split()]
-        return np.array(ends, dtype=np.int64).reshape(-1, 2)

@@ -16,58 +16,22 @@ from functools import cached_property
 import numpy as np
 
 from weft.topology.adaptive import Announcement, check_announced
+from weft.topology.admission import admit, check_weights, graph_of, target_of
 from weft.topology.draws import Source, Stream
 from weft.topology.edges import Edges, Float64
-from weft.topology.errors import BadGraph, BadOption, BadWeights, NotConnected
-from weft.topology.families import family
-from weft.topology.graphs import Complete, Graph, require_room
+from weft.topology.errors import BadOption, NotConnected
+from weft.topology.graphs import Complete, Graph
 from weft.topology.matrices import Mixing, check_stochastic
-from weft.topology.options import Scalar, with_options
+from weft.topology.params import ScheduleParams
 from weft.topology.sparse import pairs_along, pairs_anywhere, pulls_along, pulls_anywhere
-from weft.topology.timings import (
-    Everybody,
-    FinalOnly,
-    OnGraph,
-    Pairs,
-    Silent,
-    Sparse,
-    Talk,
-    Timing,
-    Window,
-    timing,
-)
+from weft.topology.talk import Everybody, OnGraph, Pairs, Silent, Talk
+from weft.topology.timings import Timing, timing
 from weft.topology.weights import OWN, Rule, rule
+
+__all__ = ["Schedule", "ScheduleParams", "build_schedule"]
 
 SAMPLED_ROUNDS = 16
 """How many rounds of a schedule that never repeats `check` looks at."""
-
-DRIFT = "drift"
-"""The option of every graph that declares that the average may drift."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleParams:
-    """Who, when and how much, by name.
-
-    Attributes:
-        graph: a name of `weft.topology.families.GRAPHS`.
-        graph_options: its options, (name, value) each; and `drift`, see `check`.
-        weights: a name of `weft.topology.weights.RULES`, or "own": those that come
-            with the graph, Metropolis where none do.
-        schedule: a name of `weft.topology.timings.TIMINGS`.
-        schedule_options: its options.
-    """
-
-    graph: str = "ring"
-    graph_options: tuple[tuple[str, Scalar], ...] = ()
-    weights: str = OWN
-    schedule: str = "every"
-    schedule_options: tuple[tuple[str, Scalar], ...] = ()
-
-    @property
-    def title(self) -> str:
-        """How messages call it."""
-        return f"graph {self.graph}, weights {self.weights}, schedule {self.schedule}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -291,11 +255,11 @@ def build_schedule(
             f"found {nodes} nodes, {rounds} rounds, seed {seed}; "
             "expected at least 1 node, and neither rounds nor seed below 0"
         )
-    graph, declared = _graph(params)
+    graph, declared = graph_of(params)
     when = timing(params.schedule, params.schedule_options)
-    _admit(params, graph, when, nodes)
+    admit(params, graph, when, nodes)
     check_announced(announced)
-    _check_weights(params, graph, when)
+    check_weights(params, graph, when)
     pulls = when.pairs is not None and when.pairs.one_way and params.weights == "uniform"
     return Schedule(
         params=params,
@@ -305,73 +269,7 @@ def build_schedule(
         graph=graph,
         rule=rule(params.weights),
         timing=when,
-        target=_target(params, nodes, data_sizes),
+        target=target_of(params, nodes, data_sizes),
         drifts=declared or pulls,
         announced=tuple(announced),
     )
-
-
-def _graph(params: ScheduleParams) -> tuple[Graph, bool]:
-    """The graph, and whether drift is declared."""
-    options = dict(params.graph_options)
-    declared = options.pop(DRIFT, False)
-    if type(declared) is not bool:
-        raise BadOption(f"graph {params.graph}: option drift: found {declared!r}, expected bool")
-    graph = with_options(f"graph {params.graph}", family(params.graph), options.items())
-    return graph, declared
-
-
-def _admit(params: ScheduleParams, graph: Graph, when: Timing, nodes: int) -> None:
-    """Refuse what there is no graph for, and rounds too large to hold.
-
-    All pairs are never listed where only some are drawn from them.
-    """
-    try:
-        if not isinstance(graph, Complete) or not isinstance(when, Sparse | FinalOnly):
-            graph.admit(nodes)
-    except BadGraph as error:
-        raise BadGraph(f"graph {params.graph}: {error}") from None
-    try:
-        if isinstance(when, Window) and when.inside == "complete":
-            Complete().admit(nodes)
-        if when.pairs is not None:
-            require_room(int(min(when.pairs.expected, nodes) * nodes), nodes)
-    except BadGraph as error:
-        raise BadGraph(f"schedule {params.schedule}: {error}") from None
-
-
-def _check_weights(params: ScheduleParams, graph: Graph, when: Timing) -> None:
-    rule(params.weights)
-    if graph.exact and params.weights != OWN:
-        raise BadWeights(
-            f"graph {params.graph}: found weights {params.weights}, expected {OWN}: the graph is "
-            f"exact with its own weights only; leave weights out or write {OWN}"
-        )
-    if graph.exact and when.pairs is not None:
-        raise BadWeights(
-            f"graph {params.graph}: found schedule {params.schedule}, which takes only some of "
-            "its edges; expected all of them, as every and late take"
-        )
-    one_way = when.pairs is not None and when.pairs.one_way
-    if one_way and params.weights not in {"uniform", "push_sum"}:
-        raise BadWeights(
-            f"schedule {params.schedule} with one_way: found weights {params.weights}, expected "
-            "push_sum (no drift) or uniform (the average drifts)"
-        )
-
-
-def _target(params: ScheduleParams, nodes: int, sizes: Sequence[float] | None) -> Float64:
-    """The weights of the average that is kept: equal, or by data size for Hastings."""
-    if not rule(params.weights).needs_sizes:
-        return np.full(nodes, 1.0 / nodes)
-    if sizes is None or len(sizes) != nodes:
-        found = "none" if sizes is None else f"{len(sizes)}"
-        raise BadWeights(f"weights hastings: found {found} data sizes, expected {nodes}")
-    target = np.array(sizes, dtype=np.float64)
-    if not np.isfinite(target).all() or (target <= 0).any():
-        worst = int(np.argmin(np.where(np.isfinite(target), target, -np.inf)))
-        raise BadWeights(
-            f"weights hastings: found data size {target[worst]:g} of node {worst}, expected "
-            "a number above 0"
-        )
-    return np.asarray(target / target.sum(), dtype=np.float64)

@@ -9,41 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 import numpy as np
 
 from weft.topology.adaptive import Announcement, Band
 from weft.topology.errors import UnknownName, unknown
 from weft.topology.options import Scalar, require, with_options
-
-
-@dataclass(frozen=True, slots=True)
-class Silent:
-    """Nobody talks."""
-
-
-@dataclass(frozen=True, slots=True)
-class OnGraph:
-    """All edges of a step of the graph."""
-
-    step: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """A few exchanges, drawn by chance."""
-
-    expected: float
-    one_way: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Everybody:
-    """All with all."""
-
-
-Talk: TypeAlias = Silent | OnGraph | Pairs | Everybody
+from weft.topology.talk import Everybody, OnGraph, Pairs, Silent, Talk
 
 
 class Timing(ABC):

@@ -222,14 +222,16 @@ class MemberStatus(_message.Message):
     def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., report: _Optional[_Union[ReportRequest, _Mapping]] = ..., silent_s: _Optional[float] = ..., lease_valid: _Optional[bool] = ..., left: _Optional[bool] = ...) -> None: ...
 
 class RunStatus(_message.Message):
-    __slots__ = ("spec", "plan", "members")
+    __slots__ = ("spec", "plan", "members", "message")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
     spec: bytes
     plan: Plan
     members: _containers.RepeatedCompositeFieldContainer[MemberStatus]
-    def __init__(self, spec: _Optional[bytes] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ...) -> None: ...
+    message: str
+    def __init__(self, spec: _Optional[bytes] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class SetRunStateRequest(_message.Message):
     __slots__ = ("run", "state")

@@ -142,9 +142,16 @@ class World:
         self.promises: set[NodeId] = set()
 
     def act(self, move: int, one: NodeId, other: NodeId) -> None:
-        [self.announce, self.hear, self.report, self.propose, self.tell, self.consider][move](
-            one, other
-        )
+        moves = [
+            self.announce,
+            self.hear,
+            self.report,
+            self.propose,
+            self.tell,
+            self.consider,
+            self.replace,
+        ]
+        moves[move](one, other)
 
     def announce(self, one: NodeId, _: NodeId) -> None:
         if P not in self.nodes[one].announced:
@@ -181,6 +188,16 @@ class World:
             part = GlobalSet(phase=P, contributors=tuple(sorted(self.reported.items())))
             self.plan = replace(self.plan, proposed=(part,))
 
+    def replace(self, one: NodeId, other: NodeId) -> None:
+        """The coordinator gives its part up for a smaller one, without two of them."""
+        if not self.plan.proposed or self.plan.committed:
+            return
+        kept = {n: d for n, d in self.reported.items() if n not in (one, other)}
+        if kept:
+            part = GlobalSet(phase=P, contributors=tuple(sorted(kept.items())))
+            self.plan = replace(self.plan, proposed=(part,))
+            self.promises = set()
+
     def tell(self, one: NodeId, _: NodeId) -> None:
         self.plans[one] = self.plan
 
@@ -196,7 +213,7 @@ class World:
         return sets | {chosen.digest for chosen in self.plan.committed}
 
 
-moves = st.tuples(st.integers(0, 5), st.sampled_from(MEMBERS), st.sampled_from(MEMBERS))
+moves = st.tuples(st.integers(0, 6), st.sampled_from(MEMBERS), st.sampled_from(MEMBERS))
 
 
 @settings(max_examples=300, deadline=None)
@@ -213,7 +230,7 @@ def test_never_two_sets_in_long_random_worlds() -> None:
     for seed in range(300):
         draw, world = random.Random(seed), World()
         for _ in range(400):
-            world.act(draw.randrange(6), draw.choice(MEMBERS), draw.choice(MEMBERS))
+            world.act(draw.randrange(7), draw.choice(MEMBERS), draw.choice(MEMBERS))
         sets = world.committed()
         assert len(sets) <= 1
         outcomes.add("part" if world.plan.proposed and sets else "whole" if sets else "none")

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.wire import MIB, Enrolment, serving, until
 from weft.errors import (
+    Corrupt,
     Denied,
     Exhausted,
     InvalidInput,
@@ -191,6 +192,23 @@ async def test_a_message_of_5_mib_is_refused(
             return
         with pytest.raises(Exhausted):
             await call(stub_of(pool, port).Status, STATUS, timeout_s=5)
+
+
+async def test_an_answer_that_is_no_message_is_corrupt(
+    enrol: Enrolment, pool: ChannelPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def garbage(context: Any) -> Any:
+        return b"\xff\xff\xff"  # the gate sends bytes as they are
+
+    async def garbled(context: Any) -> AsyncIterator[Any]:
+        yield b"\xff\xff\xff"
+
+    async with serving(enrol("server"), Scripted(garbage, garbled)) as port:
+        with pytest.raises(Corrupt, match="Peer/Status answers what is no message of its type"):
+            await call(stub_of(pool, port).Status, STATUS, timeout_s=5)
+        with pytest.raises(Corrupt, match="Peer/Fetch answers what is no message of its type"):
+            await anext(stream(stub_of(pool, port).Fetch, FETCH))
+    assert [record for record in caplog.records if record.exc_info] == []
 
 
 async def test_a_caller_without_our_limits_is_refused_too(enrol: Enrolment) -> None:

@@ -190,6 +190,10 @@ def drops(honest: list[bytes]) -> Iterator[bytes]:
     yield from (encode(0, b"x") for _ in range(MIB))
 
 
+def garbage(honest: list[bytes]) -> Iterator[bytes]:
+    yield from [*honest[:4], b"\xff\xff\xff", *honest[4:]]
+
+
 LIES: dict[Callable[[list[bytes]], Iterator[bytes]], type[WeftError]] = {
     flipped_bit: Corrupt,
     wrong_order: Corrupt,
@@ -201,6 +205,7 @@ LIES: dict[Callable[[list[bytes]], Iterator[bytes]], type[WeftError]] = {
     nothing: Unavailable,
     empty_piece: Corrupt,
     drops: Corrupt,
+    garbage: Corrupt,
 }
 
 

@@ -1,7 +1,7 @@
 """Serving: which ranges may be asked for, how chunks are cut and read ahead."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from weft.protocol.channel import ChannelPool, peer_stub, stream
 from weft.protocol.errors import BadMessage
 from weft.protocol.limits import PIECE_BYTES, RANGES
 from weft.protocol.serve_artifacts import checked_ranges, read_ahead
+from weft.protocol.threads import Threads
 from weft.protocol.v1.peer_pb2 import ChunkRange, FetchRequest, ManifestRequest
 
 
@@ -54,18 +55,27 @@ def test_good_ranges_come_back_as_they_are(edges: set[int]) -> None:
     assert checked_ranges(ranges(*pairs), 51) == pairs
 
 
-async def test_reading_ahead_gives_every_chunk_once_and_in_order(held: Store) -> None:
+@pytest.fixture
+def threads() -> Iterator[Threads]:
+    threads = Threads(2, "test")
+    yield threads
+    threads.close()
+
+
+async def test_reading_ahead_gives_every_chunk_once_and_in_order(
+    held: Store, threads: Threads
+) -> None:
     digest = deposit(held, {"a": 5 * MIB + 4, "b": 4, "c": 0})
     with held.payload(digest) as payload:
-        found = [(i, bytes(data)) async for i, data in read_ahead(payload, iter(range(7)))]
+        found = [(i, bytes(data)) async for i, data in read_ahead(payload, iter(range(7)), threads)]
     assert found == [(index, held.read_chunk(digest, index)) for index in range(7)]
 
 
-async def test_reading_ahead_is_left_early(held: Store) -> None:
+async def test_reading_ahead_is_left_early(held: Store, threads: Threads) -> None:
     digest = deposit(held, {"a": 5 * MIB})
     before = asyncio.all_tasks()
     with held.payload(digest) as payload:
-        chunks = read_ahead(payload, iter(range(5)))
+        chunks = read_ahead(payload, iter(range(5)), threads)
         await anext(chunks)
         await chunks.aclose()
     assert asyncio.all_tasks() == before

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from weft.protocol.threads import ended, in_thread
+from weft.protocol.threads import Threads, ended, in_thread
 
 
 async def test_results_and_errors_come_back() -> None:
@@ -48,3 +48,15 @@ async def test_waiting_does_not_cancel_what_is_waited_for() -> None:
     with pytest.raises(asyncio.CancelledError):
         await outer
     assert inner.result() == "done"
+
+
+async def test_threads_of_ones_own_do_not_wait_for_the_loops() -> None:
+    loop, go_on = asyncio.get_running_loop(), threading.Event()
+    busy = [loop.run_in_executor(None, go_on.wait, 10) for _ in range(64)]
+    own = Threads(1, "own")
+    async with asyncio.timeout(2):
+        assert await own.begin(divmod, 7, 2) == (3, 1)
+        assert "own" in await own.begin(lambda: threading.current_thread().name)
+    own.close()
+    go_on.set()
+    await asyncio.gather(*busy)

@@ -7,11 +7,12 @@ folder and certificate, run by the command line that users type.
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,15 @@ class Tiny:
 WEFT = [sys.executable, "-m", "weft.cli"]
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on now."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
 class Federation:
     """Folders, certificates and processes of one run.
 
@@ -98,6 +108,8 @@ class Federation:
         self.folder, self.count = folder, nodes
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.names = [f"n{i}" for i in range(nodes)]
+        # Fixed, as in real life: a node that comes back is where the plan says.
+        self.ports = dict(zip(self.names, free_ports(nodes), strict=True))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "trainer.py").write_text(trainer)
         authority = Authority.init(folder / "ca", "test")
@@ -130,7 +142,8 @@ class Federation:
             'data = "data/coordinator"\nmetrics = ""\nrevoked = "ca/revoked.json"\n'
         )
 
-    def write_node(self, name: str, more: str = "", *, listen: str = "127.0.0.1:0") -> None:
+    def write_node(self, name: str, more: str = "", *, listen: str | None = None) -> None:
+        listen = listen or f"127.0.0.1:{self.ports[name]}"
         options = {"shard": self.names.index(name), **self._options}
         text = "\n".join(f"{key} = {json.dumps(value)}" for key, value in options.items())
         (self.folder / f"{name}.toml").write_text(
@@ -171,7 +184,7 @@ class Federation:
     def create_run(self) -> None:
         self.weft("run", "create", "run.toml")
 
-    def start_node(self, name: str, more: str = "", *, listen: str = "127.0.0.1:0") -> None:
+    def start_node(self, name: str, more: str = "", *, listen: str | None = None) -> None:
         self.write_node(name, more, listen=listen)
         self.start(name, [*WEFT, "node", "--config", f"{name}.toml"])
 
