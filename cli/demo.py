@@ -143,7 +143,7 @@ async def _played(
     """Create the run, start the nodes, show how it goes until it is over."""
     import asyncio
 
-    from weft.errors import Refused
+    from weft.errors import Refused, Unavailable
     from weft.protocol.run import RunState
     from weft.simulations.demo.operator import ASK_EVERY_S, Operator
     from weft.simulations.demo.outcome import Traffic
@@ -155,7 +155,11 @@ async def _played(
         for name in settings.names:
             daemons.start(name, ["node", "--config", str(folder.config(name))], folder.log(name))
         while True:
-            progress = await operator.progress()
+            try:
+                progress = await operator.progress()
+            except Unavailable:
+                daemons.require_alive()  # the coordinator's last words say more
+                raise
             shown.show(progress)
             if progress.is_over:
                 break

@@ -122,6 +122,7 @@ metrics = "127.0.0.1:$metrics_port"    # /metrics, plain HTTP; empty: none
 [train]
 trainer = "trainer:Digits"
 # command = "torchrun train.py {checkpoint_in} {checkpoint_out}"   # instead of trainer
+# evaluate_command = "python evaluate.py {checkpoint_in} {metrics_out}"
 # folder = "exchange"     # or two folders: in/round-000003/, out/round-000003/
 # device = "auto"
 # threads = 1

@@ -7,7 +7,7 @@ in the background, with a jittered back-off, and says so once.
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import structlog
 
@@ -56,8 +56,8 @@ class CoordinatorLink:
         self.address, self.name = address, name
         self.connected = False
 
-    async def join(self, request: JoinRequest) -> tuple[RunSpec, Plan, float]:
-        """Be taken into the run; the specification, the plan and the lease in seconds.
+    async def join(self, request: JoinRequest) -> tuple[RunSpec, Plan]:
+        """Be taken into the run; its specification and its plan.
 
         Raises:
             Refused, Denied, InvalidInput: the coordinator said no, and why.
@@ -66,16 +66,29 @@ class CoordinatorLink:
         request.run = self._run
         reply = await call(self._stub.Join, request, timeout_s=_CONTROL_S)
         spec = RunSpec.from_bytes(reply.spec)
-        return spec, plan_of(reply.plan), reply.lease_s
+        return spec, plan_of(reply.plan)
 
-    async def follow(self, version_of: Callable[[], int], on_plan: Callable[[Plan], None]) -> None:
-        """Hand over every newer plan, for ever; reconnects by itself."""
+    async def follow(
+        self,
+        version_of: Callable[[], int],
+        on_plan: Callable[[Plan], None],
+        join_again: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Hand over every newer plan, for ever; reconnects by itself.
+
+        A coordinator that does not know this node any more (it was dropped while it
+        was away, or the database was replaced) is asked to take it in again.
+        """
         pause = Pauses()
         while True:
             try:
                 await self._follow_once(version_of(), on_plan, pause)
             except Unavailable as away:
                 self._lost(away)
+            except NotFound as unknown:
+                log.warning("the coordinator does not know this node", reason=str(unknown))
+                with suppress(Unavailable, NotFound):
+                    await join_again()
             await pause.wait()
 
     async def _follow_once(

@@ -5,7 +5,6 @@ do is in their own modules, and `weft.node.rounds` tells the story.
 """
 
 import asyncio
-import contextlib
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -16,7 +15,7 @@ import structlog
 from weft.checkpoints.artifacts import put_model
 from weft.checkpoints.disk import free_bytes
 from weft.checkpoints.reader import open_checkpoint
-from weft.errors import Refused, Unavailable
+from weft.errors import NotFound, Refused, Unavailable
 from weft.node.backends import backend_for
 from weft.node.board import Board
 from weft.node.collector import Collector, Peers
@@ -118,6 +117,7 @@ class Node:
         self._config, self._me, self._workspace = config, me, workspace
         self._credentials = credentials
         self.metrics = NodeMetrics(states=_STATES)
+        self._request = JoinRequest()
         self.metrics.certificate_ends(credentials.expires_at.timestamp(), time.time)
         self.metrics.room(lambda: free_bytes(workspace.folder))
         self.traffic = Traffic(self.metrics)
@@ -191,10 +191,10 @@ class Node:
         stack.push_async_callback(training.stop, _GRACE_S)
         facts = await training.start()
         size = self._config.train.data_size or facts.data_size or 0
-        lease_s = await self._join(self._advertised(port), size)
-        async with _background(self.link.follow(self._version, self._on_plan)):
+        await self._join(self._advertised(port), size)
+        async with _background(self.link.follow(self._version, self._on_plan, self._ask_in)):
             await self._ensure_base()
-            async with _background(self.reporter.run(lease_s)):
+            async with _background(self.reporter.run(self._spec().lease_s)):
                 await self._live(training)
 
     async def _listen(self, stack: AsyncExitStack) -> int:
@@ -237,25 +237,25 @@ class Node:
     def _revoked(self) -> frozenset[str]:
         return frozenset() if self.rounds.plan is None else self.rounds.plan.revoked
 
-    async def _join(self, address: str, data_size: int) -> float:
-        """Join, or tell the coordinator that this member is back; the lease in seconds."""
+    async def _join(self, address: str, data_size: int) -> None:
+        """Join, or tell the coordinator that this member is back."""
         base = await asyncio.to_thread(self._own_base)
-        request = JoinRequest(address=address, base_digest=base, data_size=data_size)
-        lease_s = 30.0
-
-        async def ask() -> None:
-            nonlocal lease_s
-            spec, plan, lease_s = await self.link.join(request)
-            if self.rounds.spec is None:
-                await self.life.record(Joined(spec=spec.to_bytes().decode()))
-            await self.life.hold(plan)
-
+        self._request = JoinRequest(address=address, base_digest=base, data_size=data_size)
         if self.rounds.spec is None:
-            await until_available(ask, what=f"the coordinator at {self._config.coordinator}")
-            return lease_s
-        with contextlib.suppress(Unavailable):
-            await ask()
-        return self._spec().lease_s
+            where = f"the coordinator at {self._config.coordinator}"
+            await until_available(self._ask_in, what=where)
+            return
+        try:
+            await self._ask_in()
+        except (Unavailable, NotFound, Refused) as answer:
+            # The journal says what is left to do; a run that is over takes nobody in.
+            log.warning("going on by the journal", reason=str(answer))
+
+    async def _ask_in(self) -> None:
+        spec, plan = await self.link.join(self._request)
+        if self.rounds.spec is None:
+            await self.life.record(Joined(spec=spec.to_bytes().decode()))
+        await self.life.hold(plan)
 
     def _own_base(self) -> str:
         path = self._config.base

@@ -23,13 +23,10 @@ FLOOR = 60
 ROUNDS = 3
 
 
-def faulty(point: str, seq: int) -> list[str]:
-    return [sys.executable, str(SUPPORT / "faulty_node.py"), f"{point}:{seq}"]
-
-
-def start_faulty(fed: Federation, name: str, point: str, seq: int) -> None:
+def start_faulty(fed: Federation, name: str, point: str) -> None:
     fed.write_node(name)
-    fed.start(name, [*faulty(point, seq), f"{name}.toml"])
+    program = [sys.executable, str(SUPPORT / "faulty_node.py")]
+    fed.start(name, [*program, point, f"{name}.killed", f"{name}.toml"])
 
 
 def journal(fed: Federation, name: str) -> list[Record]:
@@ -46,11 +43,11 @@ def ended(fed: Federation, name: str, what: str, timeout_s: float = 60.0) -> int
 
 
 def killed_at_every_entry(fed: Federation, point: str) -> int:
-    """Kill n0 at entry 1, 2, ... until a life ends by itself; the number of kills."""
+    """Kill n0 at one transition after the other until a life ends by itself; the kills."""
     kills = 0
     while True:
-        start_faulty(fed, "n0", point, kills + 1)
-        if ended(fed, "n0", f"{point}:{kills + 1}") != -signal.SIGKILL:
+        start_faulty(fed, "n0", point)
+        if ended(fed, "n0", f"life {kills + 1}") != -signal.SIGKILL:
             assert fed.processes["n0"].returncode == 0, fed.tails()
             return kills
         kills += 1

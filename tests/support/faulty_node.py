@@ -1,8 +1,9 @@
-"""`weft node`, killed at one journal entry: `faulty_node.py POINT:SEQ CONFIG`
+"""`weft node`, killed once at every journal transition: `faulty_node.py POINT KILLED CONFIG`.
 
 POINT is `before` (the entry is not written), `after` (it is durable, nothing has
-happened since) or `within` (its effect is under way). Without POINT:SEQ beyond
-the journal's end it is the plain node.
+happened since) or `within` (its effect is under way). A transition is a kind of
+entry with its round or phase; those in the file KILLED were met by an earlier
+life and are let through, so that every life gets one transition further.
 """
 
 import asyncio
@@ -27,23 +28,28 @@ def die() -> None:
 
 
 class DeadlyJournal:
-    """A journal that kills its process at one append."""
+    """A journal that kills its process at the first transition not killed at yet."""
 
-    def __init__(self, journal: EntryLog, point: str, seq: int) -> None:
-        self._journal, self._point, self._seq = journal, point, seq
-        self._next = len(journal.entries()) + 1
+    def __init__(self, journal: EntryLog, point: str, killed: Path) -> None:
+        self._journal, self._point, self._killed = journal, point, killed
 
     def append(self, kind: str, entry: Mapping[str, object]) -> int:
-        deadly = self._next == self._seq
+        deadly = self._is_new(f"{kind} {entry.get('round', entry.get('phase', ''))}")
         if deadly and self._point == "before":
             die()
         seq = self._journal.append(kind, entry)
-        self._next = seq + 1
         if deadly and self._point == "after":
             die()
         if deadly:
             threading.Timer(WITHIN_S, die).start()
         return seq
+
+    def _is_new(self, transition: str) -> bool:
+        met = self._killed.read_text().splitlines() if self._killed.exists() else []
+        if transition in met:
+            return False
+        self._killed.write_text("\n".join([*met, transition]))
+        return True
 
     def entries(self) -> list[Record]:
         return self._journal.entries()
@@ -53,12 +59,12 @@ class DeadlyJournal:
 
 
 def main() -> None:
-    point, _, seq = sys.argv[1].partition(":")
+    point, killed, config = sys.argv[1:]
 
     def journal_of(workspace: Workspace, run: str, me: NodeId) -> EntryLog:
-        return DeadlyJournal(open_journal(workspace, run, me), point, int(seq))
+        return DeadlyJournal(open_journal(workspace, run, me), point, Path(killed))
 
-    asyncio.run(serve(load_node_config(Path(sys.argv[2])), journal_of=journal_of))
+    asyncio.run(serve(load_node_config(Path(config)), journal_of=journal_of))
 
 
 if __name__ == "__main__":
