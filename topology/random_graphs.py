@@ -17,6 +17,7 @@ from weft.topology.graphs import Graph
 from weft.topology.options import require
 
 CONNECTED_DRAWS = 100
+FAR_ENDS = 20
 REPAIRS = 5_000
 
 
@@ -140,19 +141,19 @@ class WattsStrogatz(DrawnOnce):
             )
 
     def draw(self, nodes: int, source: Source) -> Edges:
-        """The lattice, then new far ends, then those again that clash."""
+        """The lattice, then new far ends, those again that clash, and the last ones back."""
         index = np.arange(nodes)
         near = np.tile(index, self.neighbours // 2)
         hops = np.repeat(np.arange(1, self.neighbours // 2 + 1), nodes)
         lattice = (near + hops) % nodes
-        moved = source.fractions(len(near)) < self.rewire
+        moving = source.fractions(len(near)) < self.rewire
         far = lattice.copy()
-        for attempt in range(1, 20):
-            far[moved] = source.below(nodes, len(far), attempt)[moved]
-            moved = moved & _clashing(near, far, nodes)
-            if not moved.any():
-                break
-        far[moved] = lattice[moved]
+        for attempt in range(1, FAR_ENDS):
+            far[moving] = source.below(nodes, len(far), attempt)[moving]
+            moving = _clashing(near, far, nodes, before=~moving)
+        while moving.any():
+            far[moving] = lattice[moving]
+            moving = _clashing(near, far, nodes, before=far == lattice)
         return Edges.between(nodes, near, far)
 
     def entries(self, nodes: int) -> int:
@@ -181,7 +182,7 @@ def with_degrees(degrees: Int64, source: Source) -> Edges:
     """A random simple graph with given degrees, near-regular ones above all.
 
     Stubs are paired at random; while there are loops or repetitions, their stubs
-    are paired anew together with some others. Dense graphs are drawn as the
+    are paired anew together with some others, where that leaves no more of them. Dense graphs are drawn as the
     complement of sparse ones. Nearly, not exactly, uniform over all such graphs.
 
     Args:
@@ -195,25 +196,34 @@ def with_degrees(degrees: Int64, source: Source) -> Edges:
     if 2 * degrees.sum() > nodes * (nodes - 1):
         return _complement(with_degrees(nodes - 1 - degrees, source))
     stubs = np.repeat(np.arange(nodes), degrees)
-    left, right = stubs[source.permutation(len(stubs))].reshape(2, -1)
+    ends = stubs[source.permutation(len(stubs))].reshape(2, -1)
+    clashing = _clashing(*ends, nodes)
     for attempt in range(1, REPAIRS):
-        clashing = _clashing(left, right, nodes)
         if not clashing.any():
-            return Edges.between(nodes, left, right)
-        rank = source.permutation(len(left), 2 * attempt)
-        again = clashing | (rank < 2 * np.count_nonzero(clashing) + 2)
-        loose = np.concatenate([left[again], right[again]])
-        loose = loose[source.permutation(len(loose), 2 * attempt + 1)]
-        left[again], right[again] = loose.reshape(2, -1)
+            return Edges.between(nodes, *ends)
+        rank = source.permutation(len(clashing), 2 * attempt)
+        again = clashing | (rank < np.count_nonzero(clashing) + 1)
+        loose = ends[:, again].reshape(-1)
+        tried = ends.copy()
+        tried[:, again] = loose[source.permutation(len(loose), 2 * attempt + 1)].reshape(2, -1)
+        found = _clashing(*tried, nodes)
+        if np.count_nonzero(found) <= np.count_nonzero(clashing):
+            ends, clashing = tried, found
     raise BadGraph(f"found no graph of {nodes} nodes with these degrees, expected one")
 
 
-def _clashing(left: Int64, right: Int64, nodes: int) -> NDArray[np.bool_]:
-    """Which edges are loops, or repeat an earlier one in either direction."""
+def _clashing(
+    left: Int64, right: Int64, nodes: int, before: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
+    """Which edges are loops, or repeat an earlier one in either direction.
+
+    Earlier are those that are marked as `before`, then those of lower index.
+    """
     keys = np.minimum(left, right) * nodes + np.maximum(left, right)
-    _, first = np.unique(keys, return_index=True)
+    order = np.arange(len(keys)) if before is None else np.argsort(~before, kind="stable")
+    _, first = np.unique(keys[order], return_index=True)
     clashing = np.ones(len(keys), dtype=np.bool_)
-    clashing[first] = False
+    clashing[order[first]] = False
     return np.asarray(clashing | (left == right))
 
 

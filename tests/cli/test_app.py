@@ -8,7 +8,7 @@ import pytest
 
 import weft
 from weft.cli.__main__ import main
-from weft.cli.app import COMMANDS, load
+from weft.cli.app import COMMANDS, CommandEntry, load
 
 HEAVY = ("torch", "numpy", "grpc", "pydantic", "networkx", "sqlalchemy", "scipy", "safetensors")
 PROBE = """
@@ -41,8 +41,8 @@ def test_version_is_answered_before_typer() -> None:
 
 
 @pytest.mark.parametrize("entry", COMMANDS, ids=lambda entry: entry.name)
-def test_help_of_a_command(entry: object, capsys: pytest.CaptureFixture[str]) -> None:
-    name = getattr(entry, "name")  # noqa: B009
+def test_help_of_a_command(entry: CommandEntry, capsys: pytest.CaptureFixture[str]) -> None:
+    name = entry.name
     assert main([name, "--help"]) == 0
     shown = capsys.readouterr().out
     assert f"weft {name}" in shown
@@ -51,10 +51,9 @@ def test_help_of_a_command(entry: object, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize("entry", COMMANDS, ids=lambda entry: entry.name)
-def test_help_of_a_command_loads_no_torch(entry: object) -> None:
-    assert imported_by(getattr(entry, "name"), "--help").isdisjoint(  # noqa: B009
-        {"torch", "numpy", "grpc", "networkx", "sqlalchemy"}
-    )
+def test_help_of_a_command_loads_no_torch(entry: CommandEntry) -> None:
+    heavy = {"torch", "numpy", "grpc", "networkx", "sqlalchemy"}
+    assert imported_by(entry.name, "--help").isdisjoint(heavy)
 
 
 def test_every_command_has_a_module() -> None:

@@ -66,9 +66,9 @@ def test_one_peer_by_hand() -> None:
 
 
 def test_two_hub_by_hand() -> None:
-    assert entries(graph("two_hub"), 4) == {
-        (hub, leaf) for hub in (0, 1) for leaf in (2, 3)
-    } | {(leaf, hub) for hub in (0, 1) for leaf in (2, 3)}
+    assert entries(graph("two_hub"), 4) == {(hub, leaf) for hub in (0, 1) for leaf in (2, 3)} | {
+        (leaf, hub) for hub in (0, 1) for leaf in (2, 3)
+    }
     own = TwoHub().own_mixing(4, 0)
     assert own is not None
     expected = [[0.34, 0, 0.33, 0.33], [0, 0.34, 0.33, 0.33], [0.33, 0.33, 0.34, 0]]
@@ -116,7 +116,7 @@ def test_what_there_is_not_is_refused(
         ("erdos_renyi", "probability", 1.5),
         ("watts_strogatz", "neighbours", 3),
         ("watts_strogatz", "rewire", -0.1),
-        ("file", "listed", "0-1 1:2"),
+        ("file", "listed", "1:2"),
     ],
 )
 def test_options_that_cannot_be_are_refused(name: str, option: str, value: int) -> None:
