@@ -62,6 +62,9 @@ def load(entry: CommandEntry) -> Any:
     """The command itself: imports its module."""
     command = get_command(importlib.import_module(entry.module).app)
     command.name = entry.name
+    # Completion is the root's; typer adds its options to every app that does not object.
+    completion = {"install_completion", "show_completion"}
+    command.params = [option for option in command.params if option.name not in completion]
     return command
 
 

@@ -110,8 +110,9 @@ def _run(
 
     from weft.cli.demo_history import read_story
     from weft.protocol.identity import COORDINATOR_NAME
-    from weft.simulations.demo.daemons import DaemonDied, free_port
+    from weft.simulations.demo.daemons import free_port
     from weft.simulations.demo.stage import set_stage, write_inputs
+    from weft.simulations.errors import DaemonDied
 
     began = time.monotonic()
     address = f"127.0.0.1:{free_port()}"

@@ -49,51 +49,62 @@ class Figures:
     bytes_per_round: float
 
 
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="The graph: ring, torus, star, path, complete, hypercube, exponential, "
+        "one_peer_exponential, base_k, random_regular, erdos_renyi, watts_strogatz, "
+        "random_matching, two_hub, or file."
+    ),
+]
+Nodes = Annotated[
+    int | None, typer.Option("--nodes", "-n", help="How many; a file knows by itself.")
+]
+Weights = Annotated[
+    str,
+    typer.Option(
+        help="own (the graph's; else metropolis), metropolis, uniform, sinkhorn, max_degree, "
+        "hastings or push_sum."
+    ),
+]
+When = Annotated[str, typer.Option(help="every, window, late, sparse, adaptive or final_only.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        "-o",
+        help="KEY=VALUE of the graph, else of the schedule, as often as needed; schedule.KEY "
+        "where both have it.",
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="For what is drawn by chance.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Of the run, for windows and the like.")]
+ModelBytes = Annotated[str, typer.Option(help="One model: 100MB, 1.5GiB, ...")]
+DataSizes = Annotated[
+    str | None, typer.Option(help="One number a node, by commas, for hastings weights.")
+]
+GraphFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="For the graph 'file': .graphml .gexf .gml .json .net .g6 .s6 .adjlist .edgelist"
+    ),
+]
+Plot = Annotated[Path | None, typer.Option(help="Draw it: a .png, .svg or .pdf file.")]
+
+
 @app.command(epilog="Example: weft topology ring --nodes 64 --model-bytes 500MB")
 def topology(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="The graph: ring, torus, star, path, complete, hypercube, exponential, "
-            "one_peer_exponential, base_k, random_regular, erdos_renyi, watts_strogatz, "
-            "random_matching, two_hub, or file."
-        ),
-    ],
-    nodes: Annotated[
-        int | None, typer.Option("--nodes", "-n", help="How many; a file knows by itself.")
-    ] = None,
-    weights: Annotated[
-        str,
-        typer.Option(
-            help="own (the graph's; else metropolis), metropolis, uniform, sinkhorn, max_degree, "
-            "hastings or push_sum."
-        ),
-    ] = "own",
-    schedule: Annotated[
-        str, typer.Option(help="every, window, late, sparse, adaptive or final_only.")
-    ] = "every",
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--option",
-            "-o",
-            help="KEY=VALUE of the graph, else of the schedule, as often as needed; schedule.KEY "
-            "where both have it.",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="For what is drawn by chance.")] = 0,
-    rounds: Annotated[int, typer.Option(min=1, help="Of the run, for windows and the like.")] = 100,
-    model_bytes: Annotated[str, typer.Option(help="One model: 100MB, 1.5GiB, ...")] = "100MB",
-    data_sizes: Annotated[
-        str | None, typer.Option(help="One number a node, by commas, for hastings weights.")
-    ] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            help="For the graph 'file': .graphml .gexf .gml .json .net .g6 .s6 .adjlist .edgelist"
-        ),
-    ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw it: a .png, .svg or .pdf file.")] = None,
+    name: Name,
+    nodes: Nodes = None,
+    weights: Weights = "own",
+    schedule: When = "every",
+    option: Options = None,
+    seed: Seed = 0,
+    rounds: Rounds = 100,
+    model_bytes: ModelBytes = "100MB",
+    data_sizes: DataSizes = None,
+    file: GraphFile = None,
+    plot: Plot = None,
     json: JsonFlag = False,
 ) -> None:
     """A graph in figures: spectral gap, degrees, rounds to agreement, bytes a round.

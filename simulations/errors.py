@@ -1,6 +1,6 @@
-"""What can be wrong with a study: its data, its split, its options."""
+"""What can be wrong with a study: its data, its split, its options, its daemons."""
 
-from weft.errors import InvalidInput
+from weft.errors import InvalidInput, Unavailable
 
 
 class BadData(InvalidInput):
@@ -17,3 +17,7 @@ class BadOption(InvalidInput):
 
 class MissingExtra(InvalidInput):
     """A library of an optional part is not installed; says which extra brings it."""
+
+
+class DaemonDied(Unavailable):
+    """A daemon of a demo ended before its time; says how, and where its log is."""

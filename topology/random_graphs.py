@@ -150,10 +150,10 @@ class WattsStrogatz(DrawnOnce):
         far = lattice.copy()
         for attempt in range(1, FAR_ENDS):
             far[moving] = source.below(nodes, len(far), attempt)[moving]
-            moving = _clashing(near, far, nodes, before=~moving)
+            moving = _clashing(np.stack([near, far]), nodes, before=~moving)
         while moving.any():
             far[moving] = lattice[moving]
-            moving = _clashing(near, far, nodes, before=far == lattice)
+            moving = _clashing(np.stack([near, far]), nodes, before=far == lattice)
         return Edges.between(nodes, near, far)
 
     def entries(self, nodes: int) -> int:
@@ -182,8 +182,9 @@ def with_degrees(degrees: Int64, source: Source) -> Edges:
     """A random simple graph with given degrees, near-regular ones above all.
 
     Stubs are paired at random; while there are loops or repetitions, their stubs
-    are paired anew together with some others, where that leaves no more of them. Dense graphs are drawn as the
-    complement of sparse ones. Nearly, not exactly, uniform over all such graphs.
+    are paired anew together with some others, where that leaves no more of them.
+    Dense graphs are drawn as the complement of sparse ones. Nearly, not exactly,
+    uniform over all such graphs.
 
     Args:
         degrees: (nodes,) with an even sum, each below the number of nodes.
@@ -197,34 +198,34 @@ def with_degrees(degrees: Int64, source: Source) -> Edges:
         return _complement(with_degrees(nodes - 1 - degrees, source))
     stubs = np.repeat(np.arange(nodes), degrees)
     ends = stubs[source.permutation(len(stubs))].reshape(2, -1)
-    clashing = _clashing(*ends, nodes)
+    clashing = _clashing(ends, nodes)
     for attempt in range(1, REPAIRS):
         if not clashing.any():
-            return Edges.between(nodes, *ends)
+            return Edges.between(nodes, ends[0], ends[1])
         rank = source.permutation(len(clashing), 2 * attempt)
         again = clashing | (rank < np.count_nonzero(clashing) + 1)
         loose = ends[:, again].reshape(-1)
         tried = ends.copy()
         tried[:, again] = loose[source.permutation(len(loose), 2 * attempt + 1)].reshape(2, -1)
-        found = _clashing(*tried, nodes)
+        found = _clashing(tried, nodes)
         if np.count_nonzero(found) <= np.count_nonzero(clashing):
             ends, clashing = tried, found
     raise BadGraph(f"found no graph of {nodes} nodes with these degrees, expected one")
 
 
 def _clashing(
-    left: Int64, right: Int64, nodes: int, before: NDArray[np.bool_] | None = None
+    ends: Int64, nodes: int, before: NDArray[np.bool_] | None = None
 ) -> NDArray[np.bool_]:
-    """Which edges are loops, or repeat an earlier one in either direction.
+    """Which edges, (2, edges), are loops, or repeat an earlier one in either direction.
 
     Earlier are those that are marked as `before`, then those of lower index.
     """
-    keys = np.minimum(left, right) * nodes + np.maximum(left, right)
+    keys = ends.min(axis=0) * nodes + ends.max(axis=0)
     order = np.arange(len(keys)) if before is None else np.argsort(~before, kind="stable")
     _, first = np.unique(keys[order], return_index=True)
     clashing = np.ones(len(keys), dtype=np.bool_)
     clashing[order[first]] = False
-    return np.asarray(clashing | (left == right))
+    return np.asarray(clashing | (ends[0] == ends[1]))
 
 
 def _complement(edges: Edges) -> Edges:

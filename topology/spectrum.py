@@ -79,7 +79,8 @@ def gap_over_period(schedule: Schedule) -> float:
     if schedule.silent:
         return 0.0
     if schedule.period is None:
-        return _gap(math.sqrt(max(0.0, expected_contraction(schedule))))
+        left = expected_contraction(schedule)
+        return left if math.isnan(left) else _gap(math.sqrt(max(0.0, left)))
     mixings = [schedule.mixing(round) for round in range(schedule.period) if schedule.mixes(round)]
     if len(mixings) == 1:
         return spectral_gap(mixings[0])
@@ -122,7 +123,7 @@ def circulant_moduli(mixing: Mixing) -> Float64 | None:
 
 
 def _gap(second: float) -> float:
-    return second if math.isnan(second) else min(1.0, max(0.0, 1.0 - second))
+    return min(1.0, max(0.0, 1.0 - second))
 
 
 def _second_of_dense(matrix: Float64, *, symmetric: bool) -> float:

@@ -212,9 +212,8 @@ class Adaptive(Timing):
     longest: int = 32
 
     def __post_init__(self) -> None:
-        require(self.k >= 1, "k", self.k, "at least 1")
-        require(self.shortest <= self.k <= self.longest, "k", self.k, "shortest to longest")
         _ = self.band
+        require(self.shortest <= self.k <= self.longest, "k", self.k, "shortest to longest")
 
     @property
     def band(self) -> Band:

@@ -12,14 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from weft.errors import WeftError
+from weft.simulations.errors import DaemonDied
 
 GRACE_S = 6.0
 TAIL_LINES = 12
-
-
-class DaemonDied(WeftError):
-    """A daemon of the demo ended before its time."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -47,6 +47,7 @@ def test_help_of_a_command(entry: CommandEntry, capsys: pytest.CaptureFixture[st
     shown = capsys.readouterr().out
     assert f"weft {name}" in shown
     assert "example" in shown.lower()
+    assert "completion" not in shown
     assert "--json" in shown or "COMMAND" in shown or name in {"node", "coordinator"}
 
 

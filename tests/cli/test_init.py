@@ -23,7 +23,8 @@ from weft.simulations.demo.daemons import free_port
 
 # Shown as examples; their defaults are "none", which a file cannot say.
 EXAMPLES = {
-    "advertise", "base", "path", "command", "evaluate_command", "timeout_s", "cosine", "score_metric",
+    "advertise", "base", "path", "command", "evaluate_command", "timeout_s", "cosine",
+    "score_metric",
 }  # fmt: skip
 ALTERNATIVES = {"base.none", "base.schema", "base.upload", "base.path", "base.options"}
 
@@ -87,7 +88,9 @@ def test_every_key_is_shown(folder: Path, name: str, model: type[BaseModel]) -> 
         assert re.search(rf"^(# )?(\[([\w.]+\.)?{last}\]|{last} = )", text, re.MULTILINE), key
 
 
-def test_run_has_a_base_and_runs(folder: Path) -> None:
+def test_run_has_a_base_and_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "trainer", raising=False)  # another test's
     with prepared(load_run_file(folder / "run.toml"), folder) as (spec, reader):
         assert spec.nodes == 3
         assert reader is not None

@@ -37,6 +37,7 @@ def test_every_example_is_in_the_readme() -> None:
 
 def test_trainer_is_complete_and_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "trainer", raising=False)  # another test's
     trainer: Trainer = load_trainer("trainer:DigitsTrainer", {"nodes": 2, "node": 1}, FOLDER)
     assert isinstance(trainer, Evaluates)
     assert isinstance(trainer, Calibrates)

@@ -563,6 +563,7 @@ async def test_control_does_not_wait_behind_bulk(
             await call(stub.Status, peer_pb2.StatusRequest(), timeout_s=1)
         assert time.monotonic() - start < 0.5
         assert not fetching.done()
+        assert proxy.connections == 2
         await fetching
 
 

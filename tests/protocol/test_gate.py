@@ -7,8 +7,17 @@ from typing import Any
 import pytest
 import structlog
 
+from tests.support.proxy import FaultProxy, Faults
 from tests.support.wire import MIB, Enrolment, serving, until
-from weft.errors import Denied, Exhausted, InvalidInput, Refused, Stalled, WeftError
+from weft.errors import (
+    Denied,
+    Exhausted,
+    InvalidInput,
+    Refused,
+    Stalled,
+    Unavailable,
+    WeftError,
+)
 from weft.protocol.authorize import Authorizer
 from weft.protocol.channel import ChannelPool, call, peer_stub, stream
 from weft.protocol.identity import Role
@@ -100,6 +109,21 @@ async def test_a_reader_that_stalls_is_ended(enrol: Enrolment, pool: ChannelPool
         sent = peer.sent
         assert sent < 100  # the window of a stream, and no more, was buffered
         reading.cancel()
+
+
+async def test_a_reader_that_goes_away_is_no_error_of_ours(
+    enrol: Enrolment, pool: ChannelPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    peer = Endless()
+    async with serving(enrol("server"), peer) as port:
+        for cut in range(5):
+            faults = Faults(cut_after=[MIB + cut * 100_000], reset=True)
+            async with FaultProxy(port, faults) as proxy:
+                with pytest.raises(Unavailable):
+                    async for _ in stream(stub_of(pool, proxy.port).Fetch, FETCH):
+                        pass
+        await until(lambda: peer.open == 0)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_a_reader_that_is_slow_is_not_ended(enrol: Enrolment, pool: ChannelPool) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.topology.built import built
-from weft.topology.edges import Edges
+from weft.topology.edges import Edges, summed
 from weft.topology.errors import NotStochastic
 from weft.topology.matrices import Mixing, check_stochastic, missing_to_self
 
@@ -24,7 +24,8 @@ def test_arrays_are_in_canonical_order_with_the_diagonal() -> None:
     assert mixing.receivers.tolist() == [0, 0, 0, 1, 1, 2]
     assert mixing.senders.tolist() == [0, 1, 2, 0, 1, 2]
     assert mixing.weights.tolist() == [0.25, 0.25, 0.5, 0.4, 0.6, 1.0]
-    assert (mixing.receivers.dtype, mixing.weights.dtype) == (np.int32, np.float64)
+    assert mixing.receivers.dtype == np.int32
+    assert mixing.weights.dtype == np.float64
 
 
 def test_dense_sparse_and_rows_agree() -> None:
@@ -105,22 +106,22 @@ def test_lost_entries_and_lost_rows_are_the_same_rule() -> None:
 
 @pytest.mark.parametrize(("both", "drift"), [(False, 0.057), (True, 0.0)])
 def test_drift_of_the_mean_under_loss(both: bool, drift: float) -> None:
-    """A ring of 16 that misses a tenth of its edges for 100 rounds, 150 times over."""
+    """A ring of 16 that misses a tenth of its edges for 100 rounds, 100 times over."""
     mixing = built("ring", 16).mixing(0)
     entries = list(zip(mixing.receivers.tolist(), mixing.senders.tolist(), strict=True))
     back = [entries.index((sender, receiver)) for receiver, sender in entries]
     chance = np.random.default_rng(0)
     drifts = []
-    for _ in range(150):
+    for _ in range(100):
         start = held = chance.standard_normal(16)
         for _ in range(100):
             lost = chance.random(len(entries)) < 0.1
             if both:
                 lost = np.where(mixing.receivers < mixing.senders, lost, lost[back])
             after = mixing.without(lost)
-            held = np.bincount(after.receivers, after.weights * held[after.senders])
+            held = summed(after.receivers, after.weights * held[after.senders], 16)
         drifts.append(held.mean() - start.mean())
-    assert np.std(drifts) == pytest.approx(drift, abs=0.012 if drift else 1e-14)
+    assert np.std(drifts) == pytest.approx(drift, abs=0.015 if drift else 1e-14)
 
 
 @pytest.mark.parametrize(

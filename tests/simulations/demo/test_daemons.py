@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from weft.simulations.demo import daemons
-from weft.simulations.demo.daemons import Daemon, DaemonDied, Fleet, fleet, free_port
+from weft.simulations.demo.daemons import Daemon, Fleet, fleet, free_port
+from weft.simulations.errors import DaemonDied
 
 SLEEP = "import time; time.sleep(60)"
 STUBBORN = (
