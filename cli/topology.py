@@ -118,11 +118,13 @@ def topology(
     graph_options, schedule_options = _options(option or [], name, schedule)
     if name == "file":
         found, listed = read_graph(file)
-        nodes, graph_options = nodes or found, {**graph_options, **listed}
+        nodes, graph_options = found if nodes is None else nodes, {**graph_options, **listed}
     elif file is not None:
         raise InvalidInput(f"--file: found the graph '{name}', expected 'file'")
     if nodes is None or nodes < 1:
-        raise InvalidInput(f"--nodes: found {nodes or 'none'}, expected a number of at least 1")
+        raise InvalidInput(
+            f"--nodes: found {'none' if nodes is None else nodes}, expected a number of at least 1"
+        )
     params = ScheduleParams(
         graph=name,
         graph_options=tuple(sorted(graph_options.items())),
@@ -171,14 +173,14 @@ def _text(figures: Figures) -> str:
     over = "one round, on average" if figures.period is None else f"{figures.period} round(s)"
     rounds = figures.rounds_to_agreement
     lines = [
-        ("spectral gap", f"{figures.spectral_gap:.4f}", f"1 - max(|λ2|, |λn|) over {over}"),
+        ("spectral gap", _gap(figures.spectral_gap), f"1 - max(|λ2|, |λn|) over {over}"),
         ("degrees", f"{least}" if least == most else f"{least} to {most}", "in one round, at most"),
         (
             "rounds to agreement",
             "not reached" if rounds is None else f"{rounds}",
             f"consensus distance down to {figures.tolerance:g} of its start",
         ),
-        ("messages a round", f"{figures.messages_per_round:g}", "models that move"),
+        ("messages a round", f"{figures.messages_per_round:,.10g}", "models that move"),
         (
             "bytes a round",
             size(figures.bytes_per_round),
@@ -188,6 +190,12 @@ def _text(figures: Figures) -> str:
     title = f"{figures.name}, {figures.nodes} nodes, weights {figures.weights}"
     rows = [f"  {label:<21}{value:<14}{meaning}" for label, value, meaning in lines]
     return "\n".join([f"{title}, schedule {figures.schedule}", *rows])
+
+
+def _gap(gap: float) -> str:
+    if gap != gap:
+        return "not known"
+    return f"{gap:.4f}" if gap >= 1e-3 or gap == 0 else f"{gap:.3g}"
 
 
 def _options(

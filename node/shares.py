@@ -30,6 +30,7 @@ from weft.checkpoints.subset import Subset, Union
 from weft.errors import NotFound, Unavailable
 from weft.merging.registry import create
 from weft.node.collector import Peers, ask_share
+from weft.node.coordinator_link import until_available
 from weft.node.merging import Merging
 from weft.protocol.channel import ChannelPool
 from weft.protocol.fetch import fetch_artifact
@@ -140,10 +141,18 @@ class ShareDesk:
         return await asyncio.to_thread(self._fold_slices, chosen, share, slices)
 
     async def _slice(self, node: NodeId, index: Digest, share: int) -> tuple[NodeId, Digest]:
-        await self._fetch(index, node)
+        await self._await(index, node)
         digest = Digest(self._store.manifest(index).metadata[_slice(share)])
-        await self._fetch(digest, node)
+        await self._await(digest, node)
         return node, digest
+
+    async def _await(self, digest: Digest, node: NodeId) -> None:
+        """Fetch what only its contributor can give: a committed one comes back or is waited for."""
+
+        async def attempt() -> None:
+            await self._fetch(digest, node)
+
+        await until_available(attempt, what=f"the contribution of {node} to the global merge")
 
     async def _fetch(self, digest: Digest, first: NodeId) -> None:
         # Several shares want the same index at once; two transfers of one artifact
@@ -193,7 +202,7 @@ class ShareDesk:
     async def gather(self, chosen: GlobalSet) -> Digest:
         """Fetch or fold every share; the merged model, whole, in the store."""
         first, index = chosen.contributors[0]
-        await self._fetch(index, first)
+        await self._await(index, first)
         keys = self._store.manifest(index).metadata
         count = sum(key.startswith(_SLICE) for key in keys)
         digests = await asyncio.gather(*(self._obtain(chosen, share) for share in range(count)))

@@ -47,7 +47,7 @@ class TopologySpec(_Section):
 
     graph: str = "ring"
     options: dict[str, Scalar] = Field(default_factory=dict)
-    weights: str = "metropolis"
+    weights: str = "own"
 
 
 class ScheduleSpec(_Section):

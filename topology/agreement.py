@@ -23,7 +23,11 @@ EXACT = 256
 """Up to so many nodes the worst of all starts is followed, not a sample of them."""
 
 PROBES = 16
+SILENCE = -1
 ROUNDS = 20_000
+PATIENCE = 1000
+"""Rounds after which `rounds_to_agreement` looks whether there is hope."""
+
 WORK = 5e8
 """Multiplications after which `rounds_to_agreement` gives up."""
 
@@ -58,6 +62,8 @@ def rounds_to_agreement(schedule: Schedule, tolerance: float = 1e-3) -> int | No
     for round, distance in enumerate(distances(schedule, tolerance), start=1):
         if distance <= tolerance:
             return round
+        if _is_hopeless(schedule, tolerance, round, distance):
+            return None
     return None
 
 
@@ -94,7 +100,7 @@ def degrees(schedule: Schedule) -> list[int]:
     Over the period, or over 256 rounds where there is none.
     """
     most = np.zeros(schedule.nodes, dtype=np.int64)
-    for mixing in _mixings(schedule):
+    for mixing in _mixings(schedule, _rounds(schedule)):
         found = np.bincount(mixing.receivers[mixing.between], minlength=schedule.nodes)
         most = np.maximum(most, found)
     return [int(degree) for degree in most]
@@ -110,8 +116,8 @@ def messages_per_round(schedule: Schedule) -> float:
         return 0.0
     if isinstance(schedule.timing, Sparse) and schedule.timing.pairs:
         return expected_messages(schedule, schedule.timing.pairs)
-    counts = [mixing.messages for mixing in _mixings(schedule)]
-    return sum(counts) / max(1, len(counts))
+    rounds = _rounds(schedule)
+    return sum(mixing.messages for mixing in _mixings(schedule, rounds)) / max(1, len(rounds))
 
 
 def expected_messages(schedule: Schedule, pairs: Pairs) -> float:
@@ -129,9 +135,13 @@ def expected_messages(schedule: Schedule, pairs: Pairs) -> float:
     return float(surely + (wanted - whole) * by_chance)
 
 
-def _mixings(schedule: Schedule) -> Iterator[Mixing]:
-    rounds = schedule.sample(max(SAMPLES, schedule.rounds if schedule.timing.finite else 0))
-    return (schedule.mixing(round) for round in rounds)
+def _rounds(schedule: Schedule) -> list[int]:
+    return schedule.sample(max(SAMPLES, schedule.rounds if schedule.timing.finite else 0))
+
+
+def _mixings(schedule: Schedule, rounds: list[int]) -> Iterator[Mixing]:
+    """Of those rounds in which somebody may talk."""
+    return (schedule.mixing(round) for round in rounds if schedule.mixes(round))
 
 
 def _is_normal(mixing: Mixing) -> bool:
@@ -145,6 +155,18 @@ def _rounds_from_gap(gap: float, tolerance: float) -> int | None:
     if gap <= 1e-14:
         return None
     return math.ceil(math.log(tolerance) / math.log1p(-gap) * (1 - 1e-12))
+
+
+def _is_hopeless(schedule: Schedule, tolerance: float, round: int, distance: float) -> bool:
+    """Too slow so far to get there in the rounds that are followed.
+
+    Distances fall fastest at first: what a first thousand rounds do not show will
+    not come later, but where the schedule itself changes.
+    """
+    if round % PATIENCE or schedule.timing.finite or round < (schedule.period or 0):
+        return False
+    least = distance / math.sqrt(schedule.nodes - 1) if schedule.nodes <= EXACT else distance
+    return math.log(least) / round > math.log(tolerance) / ROUNDS
 
 
 def _starts(nodes: int) -> Float64:
@@ -164,9 +186,9 @@ def _matrices(schedule: Schedule) -> "Callable[[int], csr_array]":
     def matrix(round: int) -> "csr_array":
         if period is None:
             return schedule.mixing(round).sparse()
-        place = round % period
+        place = round % period if schedule.mixes(round) else SILENCE
         if place not in made:
-            made[place] = schedule.mixing(place).sparse()
+            made[place] = schedule.mixing(round).sparse()
         return made[place]
 
     return matrix

@@ -1,17 +1,16 @@
 """A process that puts and fetches into a store until it is killed; no torch.
 
-    python kill_child.py random STORE SOURCE     a kill for each line read: when, in works
+    python kill_child.py random STORE SOURCE     a fork for each line read, to be killed by others
     python kill_child.py points FOLDER SOURCE    killed before each call that touches the disk
     python kill_child.py chunks FOLDER SOURCE    killed after 0, 1, ... chunks of one artifact
 
 Who is killed is a fork: imports are paid once. Lines: `put D`, `fetched D`,
-`pinned D`, each after the call has returned; `dead` after a kill.
+`pinned D`, each after the call has returned; `born PID` and `dead` around a fork.
 """
 
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
@@ -98,17 +97,13 @@ def die_at(deadline: int) -> None:
 
 
 def run_random(root: Path, source: Store) -> None:
-    """Work for ever in a fork, killed after as many works' time as the next line says."""
-    started = time.monotonic()
-    work(root, source, 1, put(source, 1_000_000))
-    work_s = time.monotonic() - started
-    for number, line in enumerate(sys.stdin, start=1):
+    """For each line read a fork that works for ever, until somebody kills it."""
+    for number, _ in enumerate(sys.stdin):
         pid = os.fork()
         if pid == 0:
-            for seed in count(1000 * number):
+            say(f"born {os.getpid()}")
+            for seed in count(1 + 1000 * number):
                 work(root, source, seed, put(source, seed + 1_000_000))
-        time.sleep(float(line) * work_s)
-        os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         say("dead")
 

@@ -7,9 +7,11 @@ lie in memory where that is possible: no time is spent on syncing.
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,20 +39,19 @@ def folder() -> Iterator[Path]:
 
 @contextmanager
 def running(*arguments: object) -> "Iterator[subprocess.Popen[str]]":
-    child = subprocess.Popen(
+    """The child, in a group of its own, so that none of its forks outlives the test."""
+    with subprocess.Popen(
         [sys.executable, str(CHILD), *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         bufsize=1,
         text=True,
-    )
-    try:
-        with child:
+        start_new_session=True,
+    ) as child:
+        try:
             yield child
-            child.kill()
-    finally:
-        child.kill()
-        child.wait()
+        finally:
+            os.killpg(child.pid, signal.SIGKILL)
 
 
 def check(root: Path, lines: Sequence[str]) -> Store:
@@ -88,10 +89,14 @@ def test_random_kills(folder: Path) -> None:
         assert child.stdin is not None
         assert child.stdout is not None
         for _ in range(RANDOM_KILLS):
-            child.stdin.write(f"{chance.uniform(0, 2)}\n")
+            child.stdin.write("go\n")
+            pid = int(child.stdout.readline().removeprefix("born "))
+            lines += [child.stdout.readline() for _ in range(chance.randint(0, 7))]
+            time.sleep(chance.uniform(0, 0.01))
+            os.kill(pid, signal.SIGKILL)
             lines += iter(child.stdout.readline, "dead\n")
             interrupted += bool(os.listdir(check(root, lines).root / "staging"))
-    assert sum(line.startswith(("put ", "fetched ")) for line in lines) >= 10
+    assert sum(line.startswith(("put ", "fetched ")) for line in lines) >= RANDOM_KILLS
     assert interrupted >= 5
     check_that_it_works_on(Store(root), Store(source))
 

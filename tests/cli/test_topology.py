@@ -96,11 +96,27 @@ def test_a_person_gets_a_table(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["path", "-n", "300"], "3.66e-05"),
+        (["ring", "-n", "500", "--schedule", "sparse"], "not known"),
+        (["path", "-n", "30", "--schedule", "late"], "not reached"),
+        (["ring", "-n", "2000"], "4,000"),
+    ],
+)
+def test_figures_for_a_person(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], shown: str
+) -> None:
+    assert main(["topology", *arguments]) == 0
+    assert shown in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["rign", "-n", "4"], "graph 'rign' is not known; did you mean 'ring'?"),
         (["ring"], "--nodes: found none"),
-        (["ring", "-n", "0"], "--nodes: found none"),
+        (["ring", "-n", "0"], "--nodes: found 0"),
         (["ring", "-n", "4", "--weights", "metro"], "weights 'metro' is not known"),
         (["ring", "-n", "4", "--schedule", "evry"], "schedule 'evry' is not known"),
         (["hypercube", "-n", "6"], "graph hypercube: found 6 nodes, expected a power of two"),

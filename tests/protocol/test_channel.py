@@ -113,6 +113,11 @@ def test_messages_are_bounded_both_ways(options: list[tuple[str, Any]]) -> None:
     assert found["grpc.max_send_message_length"] == 4 * MIB
 
 
+def test_channels_share_no_connection() -> None:
+    """Bulk and control would meet in one of gRPC's pool otherwise."""
+    assert dict(channel_options("a"))["grpc.use_local_subchannel_pool"] == 1
+
+
 def test_options_are_unique() -> None:
     for options in (channel_options("a"), server_options()):
         assert max(Counter(name for name, _ in options).values()) == 1

@@ -15,6 +15,7 @@ from typing import Any
 from weft.coordinator import daemon
 from weft.coordinator.config import load_config
 from weft.coordinator.database import SqlRepository
+from weft.protocol.logs import configure_logs
 
 WITHIN_S = 0.01
 
@@ -44,6 +45,7 @@ def deadly(point: str, number: int) -> type[SqlRepository]:
 
 
 def main() -> None:
+    configure_logs("info")
     point, _, number = sys.argv[1].partition(":")
     vars(daemon)["SqlRepository"] = deadly(point, int(number))
     asyncio.run(daemon.serve(load_config(Path(sys.argv[2]))))

@@ -9,7 +9,6 @@ from weft.topology.adaptive import Announcement
 from weft.topology.options import Scalar
 from weft.topology.schedules import Schedule, ScheduleParams, build_schedule
 
-# The last eight: drawn by chance, or not for every number of nodes.
 GRAPHS = (
     *("complete", "ring", "path", "star", "exponential", "one_peer_exponential", "base_k"),
     *("torus", "hypercube", "random_regular", "erdos_renyi", "watts_strogatz"),

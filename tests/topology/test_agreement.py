@@ -79,6 +79,15 @@ def test_a_window_counts_within_the_run() -> None:
     assert rounds_to_agreement(slow) is None
 
 
+def test_what_is_hopelessly_slow_is_given_up_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = built("path", 300, schedule="sparse", when={"pairs_per_node": 0.1})
+    monkeypatch.setattr("weft.topology.agreement.PATIENCE", 200)
+    assert rounds_to_agreement(slow) is None
+    # Nothing happens in the first 999 rounds, and that is no reason to give up.
+    patient = built("one_peer_exponential", 8, when={"k": 400})
+    assert rounds_to_agreement(patient) == 1200
+
+
 def test_push_sum_reads_the_ratio() -> None:
     options: dict[str, Scalar] = {"listed": "0-1 1-2 2-0 0-2", "directed": True}
     schedule = built("file", 3, "push_sum", options=options)
@@ -119,6 +128,7 @@ def test_degrees_are_what_a_node_takes_in_one_round() -> None:
     [
         ("ring", 16, "every", {}, 32),
         ("ring", 16, "every", {"k": 4}, 8),
+        ("ring", 10_000, "every", {"k": 5000}, 4),
         ("star", 5, "every", {}, 8),
         ("complete", 6, "every", {}, 30),
         ("exponential", 8, "every", {}, 24),

@@ -25,7 +25,7 @@ BY_HAND = {
     "max_degree": [[1 / 3, 1 / 3, 1 / 3], [1 / 3, 2 / 3, 0], [1 / 3, 0, 2 / 3]],
     "uniform": [[1 / 3, 1 / 3, 1 / 3], [1 / 2, 1 / 2, 0], [1 / 2, 0, 1 / 2]],
     "push_sum": [[1 / 3, 1 / 2, 1 / 2], [1 / 3, 1 / 2, 0], [1 / 3, 0, 1 / 2]],
-    # pi = (1/2, 1/4, 1/4): W_01 = min(1/3, 1/4) and so on; x (1+a) = a + b, ... by hand.
+    # pi = (1/2, 1/4, 1/4): W_01 = min(1/3, 1/2 * 1/2) = 1/4, W_10 = min(1/2, 2 * 1/3) = 1/2.
     "hastings": [[1 / 2, 1 / 4, 1 / 4], [1 / 2, 1 / 2, 0], [1 / 2, 0, 1 / 2]],
 }
 
@@ -38,7 +38,7 @@ def test_star_of_three_by_hand(name: str) -> None:
 
 
 def test_sinkhorn_on_a_star_of_three_by_hand() -> None:
-    # Scaling (a, b, b): a^2 + 2ab = 1 and ab + b^2 = 1 give b^4 - b^2 = 1/3 ... in numbers:
+    # Scaled by (a, b, b): W_00 = a^2, W_11 = b^2, and ab on the edges.
     found = rule("sinkhorn").apply(star(2), equal(3)).dense()
     edge = found[0, 1]
     assert found[0, 0] * found[1, 1] == pytest.approx(edge**2)
