@@ -1,4 +1,4 @@
-# The verbs of the house; `make` alone lists them. GNU make 3.81 and newer, Linux and macOS.
+# The verbs of the house; `make` alone lists them. GNU make 3.81 and newer.
 #
 #   make setup PYTHON=python3.12          another interpreter, 3.11 or newer
 #   make setup TORCH_INDEX=URL            a further package index to take torch from (CPU builds)

@@ -114,7 +114,7 @@ async def bare_file(channel: grpc.aio.Channel, megabytes: int, path: Path) -> No
             file.write(chunk.data)
         file.flush()
         os.fsync(file.fileno())
-    path.unlink()
+    path.unlink()  # noqa: ASYNC240
 
 
 async def measure(

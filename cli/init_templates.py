@@ -66,7 +66,7 @@ trainer = "trainer:Digits"
 
 [topology]                # who talks to whom: weft topology ring --nodes $nodes
 # graph = "ring"
-# weights = "metropolis"
+# weights = "own"
 
 # [topology.options]      # options of the graph
 

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 import structlog
 
-from weft.checkpoints.errors import SchemaMismatch
+from weft.checkpoints.errors import SchemaMismatch, WrongBase
 from weft.checkpoints.manifest import Manifest
 from weft.checkpoints.store import Store
-from weft.errors import Corrupt, Denied, InvalidInput, NotFound, Refused, Unavailable, WeftError
+from weft.errors import Corrupt, Exhausted, Unavailable, WeftError
 from weft.node.coordinator_link import Pauses
 from weft.node.guards import Reason
 from weft.protocol.channel import ChannelPool, call, peer_stub
@@ -193,16 +193,21 @@ class Collector:
                 await self._fetch(digest, node)
                 self._heard(node)
                 return Arrived(digest)
-            except (Unavailable, NotFound) as away:
-                self._say(node, str(away))
+            except (SchemaMismatch, WrongBase) as refused:
+                log.warning("contribution refused", peer=node, round=round, reason=str(refused))
+                wrong_base = isinstance(refused, WrongBase)
+                return Missed(Reason.BASE if wrong_base else Reason.SCHEMA)
             except Corrupt as damaged:
                 corrupt += 1
                 self._say(node, str(damaged))
                 if corrupt == _CORRUPT_TRIES:
                     return Missed(Reason.CORRUPT)
-            except (SchemaMismatch, Refused, Denied, InvalidInput) as refused:
-                log.warning("contribution refused", peer=node, round=round, reason=str(refused))
-                return Missed(Reason.SCHEMA)
+            except Exhausted:
+                raise  # this node's own disk: nothing that a neighbour could mend
+            except WeftError as away:
+                # Away, or not in a state to answer: a node that comes back may not
+                # have joined yet. Asked again, and told, until the policy ends it.
+                self._say(node, str(away))
             await pause.wait()
 
     async def _published(self, round: int, members_digest: Digest, node: NodeId) -> Digest:
@@ -234,7 +239,7 @@ class Collector:
                 self._heard(node)
                 if reply.ready:
                     return "" if reply.accepted else str(reply.reason)
-            except Unavailable as away:
+            except WeftError as away:
                 self._say(node, str(away))
                 await pause.wait()
 

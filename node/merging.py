@@ -17,13 +17,12 @@ from weft.checkpoints.artifacts import (
     put_model,
 )
 from weft.checkpoints.engine import Contribution, DeltaStatistics, measure, merge
-from weft.checkpoints.errors import SchemaMismatch
+from weft.checkpoints.errors import SchemaMismatch, WrongBase
 from weft.checkpoints.manifest import Manifest
 from weft.checkpoints.reader import TensorReader, open_checkpoint
 from weft.checkpoints.schema import check
 from weft.checkpoints.store import Store
 from weft.checkpoints.writer import SafetensorsWriter
-from weft.errors import Refused
 from weft.merging.registry import create
 from weft.protocol.run import Digest, NodeId, RunSpec, Scalar
 
@@ -78,11 +77,11 @@ class Merging:
         """Refuse a contribution that is not against this run's base and schema.
 
         Raises:
-            Refused: against another base.
+            WrongBase: against another base.
             SchemaMismatch: other tensors.
         """
         if manifest.against != self._spec.base:
-            raise Refused(
+            raise WrongBase(
                 f"contribution {manifest.digest[:12]} is against "
                 f"{_short(manifest.against)}, the run's base is {_short(self._spec.base)}"
             )

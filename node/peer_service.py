@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from weft.errors import Refused
+from weft.errors import Refused, Unavailable
 from weft.node.board import Board
 from weft.node.global_merge import GlobalMerge
 from weft.node.rounds import RoundMachine
@@ -137,11 +137,13 @@ class PeerService(PeerServicer):
     def _member(self, context: Context, run: str) -> Identity:
         caller = identity_of(context)
         own = self._rounds.spec
-        if own is None or own.name != run:
-            held = "none" if own is None else own.name
-            raise Refused(f"run {run!r} is not this node's run ({held})")
+        if own is None:
+            raise Unavailable("this node has not joined its run yet")
+        if own.name != run:
+            raise Refused(f"run {run!r} is not this node's run ({own.name})")
         if not self._is_member(caller):
-            raise Refused(f"{caller.name} is not among the members of {run!r} that this node knows")
+            # Its plan may be on the way; whoever is no member asks in vain.
+            raise Unavailable(f"{caller.name} is not among the members that this node knows")
         return caller
 
 

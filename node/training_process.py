@@ -10,6 +10,7 @@ when the other end of the socket closes it kills the process and its children,
 even in the middle of a training. A process that was stopped is woken for that.
 """
 
+import atexit
 import ctypes
 import logging
 import os
@@ -22,7 +23,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from weft.errors import TrainingFailed, WeftError
 from weft.node.training_messages import (
@@ -190,5 +191,14 @@ def _die_with(parent: int) -> None:
         _end_all()
 
 
+def _leave(status: int) -> NoReturn:
+    """End as Python does, without taking torch apart, which costs a second of CPU."""
+    atexit._run_exitfuncs()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _leave(main(sys.argv[1:]))

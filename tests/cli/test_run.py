@@ -110,7 +110,7 @@ def test_tables_are_for_people(desk: Desk) -> None:
     desk.types("run", "create", desk.run_file("seen"))
     assert "seen" in desk.types("run", "list")[1]
     shown = desk.types("run", "show", "seen")[1]
-    assert '"metropolis"' in shown
+    assert '"own"' in shown
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from weft.checkpoints.artifacts import open_contribution, open_model, put_model
-from weft.checkpoints.errors import SchemaMismatch
+from weft.checkpoints.errors import SchemaMismatch, WrongBase
 from weft.checkpoints.reader import open_checkpoint
 from weft.checkpoints.store import Store
 from weft.checkpoints.writer import write_checkpoint
-from weft.errors import Refused
 from weft.node.merging import Merging, Weighted
 from weft.protocol.run import Digest, NodeId, RunSpec
 
@@ -106,7 +105,7 @@ def test_the_order_of_contributions_changes_nothing(bench: Bench) -> None:
 def test_another_base_is_refused_from_the_manifest(tmp_path: Path) -> None:
     ours, theirs = Bench(tmp_path / "a"), Bench(tmp_path / "b", with_base=False)
     manifest = theirs.store.manifest(theirs.publish(1))
-    with pytest.raises(Refused, match=r"against no base, the run's base is"):
+    with pytest.raises(WrongBase, match=r"against no base, the run's base is"):
         ours.merging.check(manifest)
 
 
