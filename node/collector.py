@@ -5,17 +5,18 @@ neighbour that did not deliver in time is a missed edge with its reason.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
 
-from weft.checkpoints.errors import SchemaMismatch, WrongBase
+from weft.checkpoints.errors import DiskFull, SchemaMismatch, WrongBase
 from weft.checkpoints.manifest import Manifest
 from weft.checkpoints.store import Store
-from weft.errors import Corrupt, Exhausted, Unavailable, WeftError
+from weft.errors import Corrupt, Unavailable, WeftError
 from weft.node.coordinator_link import Pauses
+from weft.node.errors import NotAContribution
 from weft.node.guards import Reason
 from weft.protocol.channel import ChannelPool, call, peer_stub
 from weft.protocol.fetch import Holder, fetch_artifact
@@ -90,8 +91,8 @@ class Collector:
         pool: channels.
         store: where artifacts land.
         progress_s: a transfer that stands still for so long is given up.
-        check: raises where a manifest is not what the run expects; called before
-            any tensor byte moves.
+        check: raises where a manifest is not what the run expects of that node in
+            that round; called before any tensor byte moves.
         on_contact: called with a neighbour's name whenever it answered.
     """
 
@@ -102,7 +103,7 @@ class Collector:
         store: Store,
         *,
         progress_s: float,
-        check: Callable[[Manifest], None],
+        check: Callable[[Manifest, NodeId, int], None],
         on_contact: Callable[[NodeId], None],
     ) -> None:
         self._peers, self._pool, self._store = peers, pool, store
@@ -124,7 +125,7 @@ class Collector:
         return await self._each(neighbours, one, deadline_s)
 
     async def newest_before(self, round: int, members: Sequence[NodeId]) -> Digest | None:
-        """A member's contribution to the round before, for a node that joins late."""
+        """A member's newest contribution before a round, for a node that joins late."""
         for node in members:
             request = pb.ContributionRequest(run=self._peers.run, round=round - 1, wait_s=1.0)
             try:
@@ -133,20 +134,20 @@ class Collector:
                 )
                 if reply.ready:
                     digest = Digest(reply.digest)
-                    await self._fetch(digest, node)
+                    await self._fetch(digest, node, reply.at_round)
                     return digest
             except WeftError as failed:
                 log.info("no model to start from", peer=node, reason=str(failed))
         return None
 
-    async def _fetch(self, digest: Digest, node: NodeId) -> None:
+    async def _fetch(self, digest: Digest, node: NodeId, round: int) -> None:
         await fetch_artifact(
             self._store,
             digest,
             self._peers.holders(node),
             self._pool,
             progress_s=self._progress_s,
-            expect=self._check,
+            expect=lambda manifest: self._check(manifest, node, round),
         )
 
     async def verdicts(
@@ -172,7 +173,10 @@ class Collector:
         self.waiting_for = dict.fromkeys(neighbours, "not asked yet")
         try:
             if tasks:
-                await asyncio.wait(tasks.values(), timeout=deadline_s)
+                await asyncio.wait(
+                    tasks.values(), timeout=deadline_s, return_when=asyncio.FIRST_EXCEPTION
+                )
+            _raise_first(tasks.values())
             return {
                 node: task.result() if task.done() else Missed(Reason.LATE)
                 for node, task in tasks.items()
@@ -190,10 +194,10 @@ class Collector:
         while True:
             try:
                 digest = await self._published(round, members_digest, node)
-                await self._fetch(digest, node)
+                await self._fetch(digest, node, round)
                 self._heard(node)
                 return Arrived(digest)
-            except (SchemaMismatch, WrongBase) as refused:
+            except (SchemaMismatch, WrongBase, NotAContribution) as refused:
                 log.warning("contribution refused", peer=node, round=round, reason=str(refused))
                 wrong_base = isinstance(refused, WrongBase)
                 return Missed(Reason.BASE if wrong_base else Reason.SCHEMA)
@@ -202,7 +206,7 @@ class Collector:
                 self._say(node, str(damaged))
                 if corrupt == _CORRUPT_TRIES:
                     return Missed(Reason.CORRUPT)
-            except Exhausted:
+            except DiskFull:
                 raise  # this node's own disk: nothing that a neighbour could mend
             except WeftError as away:
                 # Away, or not in a state to answer: a node that comes back may not
@@ -251,6 +255,13 @@ class Collector:
         if self.waiting_for.get(node) != reason:
             log.info("waiting for a neighbour", peer=node, reason=reason)
         self.waiting_for[node] = reason
+
+
+def _raise_first(tasks: Iterable[asyncio.Future[T]]) -> None:
+    """What one task cannot go on with ends the others too, and the node with a word."""
+    for task in tasks:
+        if task.done() and (failure := task.exception()) is not None:
+            raise failure
 
 
 async def ask_announcement(peers: Peers, node: NodeId, phase: Phase) -> pb.AnnouncementReply:

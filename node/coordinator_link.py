@@ -7,7 +7,7 @@ in the background, with a jittered back-off, and says so once.
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 
 import structlog
 
@@ -55,6 +55,7 @@ class CoordinatorLink:
         self._run = run
         self.address, self.name = address, name
         self.connected = False
+        self._said = ""
 
     async def join(self, request: JoinRequest) -> tuple[RunSpec, Plan]:
         """Be taken into the run; its specification and its plan.
@@ -71,28 +72,26 @@ class CoordinatorLink:
     async def follow(
         self,
         version_of: Callable[[], int],
-        on_plan: Callable[[Plan], None],
-        join_again: Callable[[], Awaitable[None]],
+        on_plan: Callable[[Plan], Awaitable[None]],
+        join: Callable[[], Awaitable[None]],
     ) -> None:
         """Hand over every newer plan, for ever; reconnects by itself.
 
-        A coordinator that does not know this node any more (it was dropped while it
-        was away, or the database was replaced) is asked to take it in again.
+        Each connection begins with a join: the coordinator learns where this node
+        is now, and takes it in again if it was dropped while it was away. Nothing
+        that a coordinator says or fails to say ends a node that has a journal.
         """
         pause = Pauses()
         while True:
             try:
+                await join()
                 await self._follow_once(version_of(), on_plan, pause)
-            except Unavailable as away:
+            except WeftError as away:
                 self._lost(away)
-            except NotFound as unknown:
-                log.warning("the coordinator does not know this node", reason=str(unknown))
-                with suppress(Unavailable, NotFound):
-                    await join_again()
             await pause.wait()
 
     async def _follow_once(
-        self, version: int, on_plan: Callable[[Plan], None], pause: Pauses
+        self, version: int, on_plan: Callable[[Plan], Awaitable[None]], pause: Pauses
     ) -> None:
         request = WatchRequest(run=self._run, version=version, keepalive_s=_KEEPALIVE_S)
         plans = stream(self._stub.Watch, request, progress_s=3 * _KEEPALIVE_S)
@@ -100,7 +99,7 @@ class CoordinatorLink:
             async for message in plans:
                 self._found()
                 pause.reset()
-                on_plan(plan_of(message))
+                await on_plan(plan_of(message))
 
     async def report(self, report: Report) -> None:
         """Tell the coordinator how this node is doing; renews the lease."""
@@ -119,9 +118,10 @@ class CoordinatorLink:
         self.connected = True
 
     def _lost(self, away: WeftError) -> None:
-        if self.connected:
-            log.warning("coordinator away; going on without it", reason=str(away))
-        self.connected = False
+        reason = str(away)
+        if self.connected or reason != self._said:
+            log.warning("coordinator away; going on without it", reason=reason)
+        self.connected, self._said = False, reason
 
 
 async def until_available(

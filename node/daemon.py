@@ -5,7 +5,9 @@ do is in their own modules, and `weft.node.rounds` tells the story.
 """
 
 import asyncio
+import os
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,14 +16,16 @@ import structlog
 
 from weft.checkpoints.artifacts import put_model
 from weft.checkpoints.disk import free_bytes
+from weft.checkpoints.manifest import Manifest
 from weft.checkpoints.reader import open_checkpoint
-from weft.errors import NotFound, Refused, Unavailable
+from weft.errors import Refused, WeftError
 from weft.node.backends import backend_for
 from weft.node.board import Board
 from weft.node.collector import Collector, Peers
 from weft.node.config import NodeConfig
 from weft.node.coordinator_link import CoordinatorLink, until_available
 from weft.node.entries import Joined
+from weft.node.errors import OtherJournal
 from weft.node.global_merge import GlobalMerge, GlobalStage, Linger
 from weft.node.global_steps import GlobalSteps
 from weft.node.journal import EntryLog, Journal
@@ -42,8 +46,9 @@ from weft.node.training import TrainerBackend
 from weft.node.workspace import Workspace
 from weft.protocol.authorize import Authorizer
 from weft.protocol.channel import ChannelPool
+from weft.protocol.errors import BadAddress
 from weft.protocol.fetch import Holder, fetch_artifact
-from weft.protocol.identity import Credentials, Identity
+from weft.protocol.identity import Credentials, Identity, Role
 from weft.protocol.logs import configure_logs
 from weft.protocol.run import NodeId, Plan, RunName, RunSpec, RunState
 from weft.protocol.serve_artifacts import ArtifactService
@@ -54,7 +59,8 @@ from weft.protocol.v1.peer_pb2_grpc import add_PeerServicer_to_server
 log = structlog.get_logger(__name__)
 
 _STATES = [*Stage, *GlobalStage]
-_GRACE_S = 3.0
+_GRACE_S = 2.0
+_STOP_S = 4.5
 
 JournalOpener = Callable[[Workspace, str, NodeId], EntryLog]
 
@@ -75,9 +81,18 @@ async def serve(config: NodeConfig, *, journal_of: JournalOpener = open_journal)
         WeftError: what the node cannot live with; the command line prints it.
     """
     living = asyncio.ensure_future(_live(config, journal_of))
+
+    def stop() -> None:
+        living.cancel()
+        # A thread in the middle of a merge cannot be cancelled. Whatever it writes
+        # is safe from a kill, so a node never takes longer than this to stop.
+        last = threading.Timer(_STOP_S, os._exit, (0,))
+        last.daemon = True
+        last.start()
+
     loop = asyncio.get_running_loop()
     for wanted in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(wanted, living.cancel)
+        loop.add_signal_handler(wanted, stop)
     try:
         await living
     except asyncio.CancelledError:
@@ -146,7 +161,7 @@ class Node:
             self.pool,
             workspace.store,
             progress_s=config.progress_s,
-            check=lambda manifest: Merging(workspace.store, self._spec()).check(manifest),
+            check=self._check,
             on_contact=self.metrics.heard,
         )
         self.desk = ShareDesk(
@@ -166,6 +181,9 @@ class Node:
             collector=self.collector,
             traffic=self.traffic,
         )
+
+    def _check(self, manifest: Manifest, node: NodeId, round: int) -> None:
+        Merging(self._workspace.store, self._spec()).check(manifest, node, round)
 
     def _spec(self) -> RunSpec:
         if self.rounds.spec is None:
@@ -192,7 +210,7 @@ class Node:
         facts = await training.start()
         size = self._config.train.data_size or facts.data_size or 0
         await self._join(self._advertised(port), size)
-        async with _background(self.link.follow(self._version, self._on_plan, self._ask_in)):
+        async with _background(self.link.follow(self._version, self.life.hold, self._ask_in)):
             await self._ensure_base()
             async with _background(self.reporter.run(self._spec().lease_s)):
                 await self._live(training)
@@ -228,33 +246,49 @@ class Node:
         if self._config.advertise is not None:
             return self._config.advertise
         host = self._config.listen.rpartition(":")[0]
-        return f"{'127.0.0.1' if host in ('0.0.0.0', '[::]', '') else host}:{port}"
+        if host not in ("0.0.0.0", "[::]", ""):
+            return f"{host}:{port}"
+        coordinator = self._config.coordinator.rpartition(":")[0]
+        if coordinator not in ("127.0.0.1", "localhost", "[::1]"):
+            raise BadAddress(
+                f"listen = {self._config.listen!r} is any address of this machine, and the "
+                "coordinator is elsewhere: set advertise to the host:port that the others reach"
+            )
+        return f"127.0.0.1:{port}"
 
     def _is_member(self, caller: Identity) -> bool:
         plan = self.rounds.plan
-        return plan is not None and plan.member(NodeId(caller.name)) is not None
+        known = plan is not None and plan.member(NodeId(caller.name)) is not None
+        return known and caller.role is Role.NODE
 
     def _revoked(self) -> frozenset[str]:
         return frozenset() if self.rounds.plan is None else self.rounds.plan.revoked
 
     async def _join(self, address: str, data_size: int) -> None:
-        """Join, or tell the coordinator that this member is back."""
+        """Join the run, once in this node's life; later connections begin with a join too."""
         base = await asyncio.to_thread(self._own_base)
         self._request = JoinRequest(address=address, base_digest=base, data_size=data_size)
-        if self.rounds.spec is None:
+        if self.rounds.spec is None or self.rounds.plan is None:
             where = f"the coordinator at {self._config.coordinator}"
             await until_available(self._ask_in, what=where)
             return
         try:
             await self._ask_in()
-        except (Unavailable, NotFound, Refused) as answer:
-            # The journal says what is left to do; a run that is over takes nobody in.
+        except OtherJournal:
+            raise
+        except WeftError as answer:
             log.warning("going on by the journal", reason=str(answer))
 
     async def _ask_in(self) -> None:
         spec, plan = await self.link.join(self._request)
         if self.rounds.spec is None:
             await self.life.record(Joined(spec=spec.to_bytes().decode()))
+        elif spec.digest != self._spec().digest:
+            raise OtherJournal(
+                f"{self._workspace.folder} holds run {spec.name!r} with digest "
+                f"{self._spec().digest[:12]}, the coordinator's has {spec.digest[:12]}; "
+                "give the new run a data folder of its own"
+            )
         await self.life.hold(plan)
 
     def _own_base(self) -> str:
@@ -268,9 +302,6 @@ class Node:
 
     def _version(self) -> int:
         return 0 if self.rounds.plan is None else self.rounds.plan.version
-
-    def _on_plan(self, plan: Plan) -> None:
-        self._holding = asyncio.ensure_future(self.life.hold(plan))
 
     async def _ensure_base(self) -> None:
         base = self._spec().base
@@ -327,10 +358,14 @@ class Node:
             log.info("the run was stopped")
 
     async def _linger(self) -> None:
-        """Serve until the coordinator says that everybody is done, or for `linger_s`."""
-        over = await self.board.wait_for(self._run_is_over, self._config.linger_s)
-        if not over:
-            log.warning("leaving; the coordinator never said that the run is over")
+        """Serve until the coordinator says that everybody is done.
+
+        While it is away nobody says so; then a node stays for `linger_s`.
+        """
+        while not await self.board.wait_for(self._run_is_over, self._config.linger_s):
+            if not self.link.connected:
+                log.warning("leaving; the coordinator is away, nobody says that the run is over")
+                return
 
     def _run_is_over(self) -> bool | None:
         over = self._plan().state in (RunState.FINISHED, RunState.STOPPED)

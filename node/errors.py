@@ -73,3 +73,7 @@ class ModelChanged(TrainingFailed):
 
 class NotFinite(TrainingFailed):
     """Training gave back a NaN or an infinity."""
+
+
+class NotAContribution(Refused):
+    """An artifact that is not what its sender was asked for."""

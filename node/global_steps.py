@@ -21,6 +21,7 @@ from weft.node.global_merge import Announce, Announcement, Finish, Fold, GlobalM
 from weft.node.ledger import Ledger, LedgerEntry, Parent, Statistics
 from weft.node.merging import Merging
 from weft.node.pooled_statistics import (
+    MEASURED,
     fold_moments,
     has_statistics,
     local_moments,
@@ -30,8 +31,10 @@ from weft.node.shares import PIN, ShareDesk
 from weft.node.training import TrainerBackend
 from weft.node.workspace import Workspace
 from weft.protocol.channel import ChannelPool
+from weft.protocol.convert import contributors_of, digest_of, digest_or_none
 from weft.protocol.fetch import fetch_artifact
 from weft.protocol.run import Digest, GlobalSet, NodeId, Phase, Plan, RunSpec
+from weft.protocol.v1.peer_pb2 import AnnouncementReply
 
 log = structlog.get_logger(__name__)
 
@@ -84,20 +87,26 @@ class GlobalSteps:
         model = self.workspace.path(step.model)
         if step.phase is Phase.PARAMETERS:
             epoch = self.plan_of().epoch_of(self.spec.rounds)
-            digest = await asyncio.to_thread(self.desk.announce, model, len(epoch.members))
+            digest = await asyncio.to_thread(self.desk.announce, model)
             return Announced(phase=step.phase, digest=digest, members=epoch.members)
         members = self.final.members(step.phase, ())
         moments = self.workspace.folder / "moments.safetensors"
-        if not await self.training.calibrate(model, moments):
+        measured = await self.training.calibrate(model, moments)
+        if not measured:
             await asyncio.to_thread(local_moments, model, moments)
-        digest = await asyncio.to_thread(self._keep_moments, moments)
+        digest = await asyncio.to_thread(self._keep_moments, moments, measured)
         moments.unlink()
         return Announced(phase=step.phase, digest=digest, members=members)
 
-    def _keep_moments(self, moments: Path) -> Digest:
+    def _keep_moments(self, moments: Path, measured: bool) -> Digest:
         with open_checkpoint(moments) as reader:
             tensors = {spec.name: reader.read(spec.name) for spec in reader.schema.tensors}
-        digest = put_tensors(self.workspace.store, "moments", tensors, metadata={"node": self.me})
+        digest = put_tensors(
+            self.workspace.store,
+            "moments",
+            tensors,
+            metadata={"node": self.me, MEASURED: str(measured).lower()},
+        )
         self.workspace.store.pin(digest, PIN)
         return Digest(digest)
 
@@ -128,13 +137,11 @@ class GlobalSteps:
             return node, None
         if not reply.ready:
             return node, None
-        committed = tuple((NodeId(c.node), Digest(c.digest)) for c in reply.committed)
-        return node, Announcement(
-            digest=Digest(reply.digest),
-            members_digest=Digest(reply.members_digest),
-            promised=Digest(reply.promised) if reply.promised else None,
-            committed=committed or None,
-        )
+        try:
+            return node, _announcement_of(reply)
+        except WeftError as unreadable:
+            log.warning("announcement refused", peer=node, reason=str(unreadable))
+            return node, None
 
     async def _renew_promise(self, phase: Phase) -> None:
         promised = self.final.promised.get(phase)
@@ -142,8 +149,9 @@ class GlobalSteps:
             return
         try:
             await self.link.promise(promised)
-        except Unavailable as away:
-            log.info("promise not delivered yet", reason=str(away))
+        except WeftError as away:
+            # Superseded, or the coordinator is away: the next plan settles it.
+            log.info("promise not delivered", reason=str(away))
 
     async def fold(self, step: Fold) -> Folded:
         """Merge the committed set, share by share, with everybody else."""
@@ -224,3 +232,12 @@ class GlobalSteps:
             except Unavailable as away:
                 self.say(f"waiting for the statistics of {node}: {away}")
                 await self._newer_plan(_ASK_EVERY_S)
+
+
+def _announcement_of(reply: AnnouncementReply) -> Announcement:
+    return Announcement(
+        digest=digest_of(reply.digest) if reply.digest else Digest(""),
+        members_digest=digest_of(reply.members_digest) if reply.members_digest else Digest(""),
+        promised=digest_or_none(reply.promised),
+        committed=contributors_of(reply.committed) if reply.committed else None,
+    )

@@ -103,11 +103,14 @@ class Life:
     async def record(self, entry: Entry) -> None:
         """Make an entry durable, apply it, then let everybody see it."""
         async with self._writing:
-            count = await asyncio.to_thread(self._journal.append, entry.kind, to_document(entry))
-            self._apply(entry)
-        self._metrics.journal_holds(count)
+            await self._write(entry)
         self._board.notify()
         log.debug("journalled", kind=entry.kind, round=self.rounds.round)
+
+    async def _write(self, entry: Entry) -> None:
+        count = await asyncio.to_thread(self._journal.append, entry.kind, to_document(entry))
+        self._apply(entry)
+        self._metrics.journal_holds(count)
 
     def _apply(self, entry: Entry) -> None:
         self.rounds.apply(entry)
@@ -115,9 +118,12 @@ class Life:
 
     async def hold(self, plan: Plan) -> None:
         """Take in a newer plan; an older one is left alone."""
-        held = self.rounds.plan
-        if held is None or plan.version > held.version:
-            await self.record(PlanHeld.of(plan))
+        async with self._writing:
+            held = self.rounds.plan
+            if held is not None and plan.version <= held.version:
+                return
+            await self._write(PlanHeld.of(plan))
+        self._board.notify()
 
     def say(self, message: str) -> None:
         """What the node waits for, for status pages; said in the log when it changes."""

@@ -16,14 +16,16 @@ from weft.checkpoints.artifacts import (
     put_delta,
     put_model,
 )
+from weft.checkpoints.codecs.registry import names as codecs
 from weft.checkpoints.engine import Contribution, DeltaStatistics, measure, merge
 from weft.checkpoints.errors import SchemaMismatch, WrongBase
 from weft.checkpoints.manifest import Manifest
 from weft.checkpoints.reader import TensorReader, open_checkpoint
-from weft.checkpoints.schema import check
+from weft.checkpoints.schema import Schema, check
 from weft.checkpoints.store import Store
 from weft.checkpoints.writer import SafetensorsWriter
 from weft.merging.registry import create
+from weft.node.errors import NotAContribution
 from weft.protocol.run import Digest, NodeId, RunSpec, Scalar
 
 
@@ -73,25 +75,40 @@ class Merging:
         self._store.pin(digest, owner)
         return Digest(digest)
 
-    def check(self, manifest: Manifest) -> None:
-        """Refuse a contribution that is not against this run's base and schema.
+    def check(self, manifest: Manifest, node: NodeId, round: int) -> None:
+        """Refuse what is not this node's delta of this round, against this run's base.
 
         Raises:
+            NotAContribution: another kind of artifact, or somebody else's.
             WrongBase: against another base.
             SchemaMismatch: other tensors.
         """
+        claimed = (manifest.kind, manifest.metadata.get("node"), manifest.metadata.get("round"))
+        if claimed != ("delta", node, str(round)) or manifest.codec not in codecs():
+            raise NotAContribution(
+                f"contribution {manifest.digest[:12]} of {node} to round {round}: it is a "
+                f"{manifest.kind} ({manifest.codec}) of {claimed[1]} for round {claimed[2]}"
+            )
         if manifest.against != self._spec.base:
             raise WrongBase(
                 f"contribution {manifest.digest[:12]} is against "
                 f"{_short(manifest.against)}, the run's base is {_short(self._spec.base)}"
             )
+        self.check_schema(manifest.schema, f"contribution {manifest.digest[:12]}")
+
+    def check_schema(self, found: Schema, what: str) -> None:
+        """Refuse a model of other tensors than the run's.
+
+        Raises:
+            SchemaMismatch: names the first differences where there is a base.
+        """
         with self.base() as base:
             if base is not None:
-                check(manifest.schema, base.schema, f"contribution {manifest.digest[:12]}")
-            elif manifest.schema.digest != self._spec.schema_digest:
+                check(found, base.schema, what)
+            elif found.digest != self._spec.schema_digest:
                 raise SchemaMismatch(
-                    f"contribution {manifest.digest[:12]}: schema {manifest.schema.digest[:12]}, "
-                    f"the run's is {_short(self._spec.schema_digest)}"
+                    f"{what}: schema {found.digest[:12]}, the run's is "
+                    f"{_short(self._spec.schema_digest)}"
                 )
 
     def measure(self, contributions: Sequence[Weighted]) -> DeltaStatistics:

@@ -6,6 +6,7 @@ caller asked for.
 """
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -16,6 +17,7 @@ from weft.node.board import Board
 from weft.node.global_merge import GlobalMerge
 from weft.node.rounds import RoundMachine
 from weft.node.shares import ShareDesk
+from weft.protocol.convert import phase_of
 from weft.protocol.identity import Identity, identity_of
 from weft.protocol.run import NodeId, Phase, members_digest
 from weft.protocol.serve_artifacts import ArtifactService
@@ -62,6 +64,8 @@ class PeerService(PeerServicer):
     ) -> pb.ContributionReply:
         """This node's contribution to a round, once it is published."""
         self._member(context, request.run)
+        if not request.members_digest:
+            return self._newest(request.round)
         published = await self._board.wait_for(
             lambda: self._rounds.published.get(request.round), _bounded(request.wait_s)
         )
@@ -69,10 +73,18 @@ class PeerService(PeerServicer):
         if published is None:
             return reply
         reply.members_digest = published.members_digest
-        # A node that joins late names no list: it is after a model to start from.
-        if request.members_digest in ("", published.members_digest):
+        if published.members_digest == request.members_digest:
             reply.ready, reply.digest = True, published.digest
         return reply
+
+    def _newest(self, before: int) -> pb.ContributionReply:
+        """For a node that joins late and names no list: a model to start from."""
+        kept = [round for round in self._rounds.published if round <= before]
+        if not kept:
+            return pb.ContributionReply(state=self._rounds.stage, at_round=self._rounds.round)
+        newest = max(kept)
+        digest = self._rounds.published[newest].digest
+        return pb.ContributionReply(ready=True, digest=digest, at_round=newest)
 
     async def Verdict(  # noqa: N802
         self, request: pb.VerdictRequest, context: Context
@@ -93,7 +105,7 @@ class PeerService(PeerServicer):
     ) -> pb.AnnouncementReply:
         """What this node holds for a phase of the global merge."""
         self._member(context, request.run)
-        phase = Phase(request.phase)
+        phase = phase_of(request.phase)
         known = await self._board.wait_for(
             lambda: self._final.committed.get(phase) or self._final.announced.get(phase),
             _bounded(request.wait_s),
@@ -148,4 +160,6 @@ class PeerService(PeerServicer):
 
 
 def _bounded(wait_s: float) -> float:
+    if not math.isfinite(wait_s):
+        return 0.0
     return min(max(wait_s, 0.0), LONGEST_WAIT_S)

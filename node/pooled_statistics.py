@@ -7,6 +7,7 @@ left, as the moments of a single value a channel. Counters are never averaged.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,7 +20,9 @@ from weft.checkpoints.writer import SafetensorsWriter, write_checkpoint
 from weft.merging.statistics.moments import Moments, MomentSum
 from weft.protocol.run import Digest
 
-_FEW = 64
+MEASURED = "measured"
+"""Metadata of a moments artifact: "true" where calibration data gave them."""
+
 _MEAN, _VARIANCE = "running_mean", "running_var"
 
 
@@ -40,15 +43,32 @@ def local_moments(model: Path, out: Path) -> None:
     write_checkpoint(out, tensors, {})
 
 
-def fold_moments(store: Store, contributions: Sequence[tuple[str, Digest]]) -> dict[str, Moments]:
-    """The moments of all contributions together, by layer; in any order the same bytes.
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """The moments of several nodes, by layer.
+
+    `measured` is False where nobody had calibration data: they are running
+    statistics then, whose variances are unbiased already.
+    """
+
+    moments: Mapping[str, Moments]
+    measured: bool
+
+
+def fold_moments(store: Store, contributions: Sequence[tuple[str, Digest]]) -> Pooled:
+    """The moments of all contributions together; in any order the same bytes.
+
+    Of those that measured the merged model, where any did.
 
     Args:
         store: holds the artifacts.
         contributions: (node, digest of its moments).
     """
+    measured = [
+        pair for pair in contributions if store.manifest(pair[1]).metadata[MEASURED] == "true"
+    ]
     sums: dict[str, MomentSum] = {}
-    for node, digest in contributions:
+    for node, digest in measured or contributions:
         with open_model(store, digest) as reader:
             tensors = {name: reader.read(name) for name in reader.schema.names}
         for name in tensors:
@@ -61,28 +81,23 @@ def fold_moments(store: Store, contributions: Sequence[tuple[str, Digest]]) -> d
                 var=tensors[_named(layer, "var")],
             )
             sums.setdefault(layer, MomentSum(layer, found.count.numel())).add(found, node)
-    return {layer: folded.finish() for layer, folded in sums.items()}
+    moments = {layer: folded.finish() for layer, folded in sums.items()}
+    return Pooled(moments, measured=bool(measured))
 
 
-def write_with_statistics(model: Path, moments: Mapping[str, Moments], out: Path) -> None:
+def write_with_statistics(model: Path, pooled: Pooled, out: Path) -> None:
     """Copy a checkpoint, its running statistics replaced; rounded once to its dtype."""
     replaced: dict[str, Tensor] = {}
-    for layer, found in moments.items():
+    for layer, found in pooled.moments.items():
         replaced[_named(layer, _MEAN)] = found.mean
-        replaced[_named(layer, _VARIANCE)] = _running_variance(found)
+        variance = found.unbiased_var if pooled.measured else found.var
+        replaced[_named(layer, _VARIANCE)] = variance
     with open_checkpoint(model) as reader, SafetensorsWriter(out, reader.schema, {}) as sink:
         for spec in reader.schema.tensors:
             if spec.name in replaced:
                 sink.write(spec.name, replaced[spec.name].to(reader.read(spec.name).dtype))
             else:
                 sink.write(spec.name, reader.blocks(spec.name))
-
-
-def _running_variance(found: Moments) -> Tensor:
-    # Moments of single values are running statistics that nobody measured anew:
-    # their variances are unbiased already.
-    measured = bool((found.count > _FEW).all())
-    return found.unbiased_var if measured else found.var
 
 
 def _layers(reader: TensorReader) -> list[str]:

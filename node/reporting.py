@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import structlog
 
-from weft.errors import WeftError
+from weft.errors import Unavailable, WeftError
 from weft.node.board import Board
 from weft.node.collector import Collector
 from weft.node.coordinator_link import CoordinatorLink, Pauses
@@ -16,6 +16,7 @@ from weft.protocol.run import Digest, NodeId, Phase, Report, members_digest
 log = structlog.get_logger(__name__)
 
 _SHORTEST_S = 0.1
+_LONGEST_MESSAGE = 900
 
 
 class Reporter:
@@ -53,8 +54,12 @@ class Reporter:
                 await self._link.report(report)
                 self.delivered = report
                 pause.reset()
-            except WeftError as away:
+            except Unavailable as away:
                 log.debug("report not delivered", reason=str(away))
+                await pause.wait()
+                continue
+            except WeftError as refused:
+                log.warning("report refused", reason=str(refused))
                 await pause.wait()
                 continue
             await asyncio.sleep(_SHORTEST_S)
@@ -85,7 +90,7 @@ class Reporter:
             bytes_received=self._traffic.received,
             merges_adopted=sum(len(chosen.parents) - 1 for chosen in rounds.chosen.values()),
             merges_rejected=sum(len(chosen.missed) for chosen in rounds.chosen.values()),
-            message=self._message(),
+            message=self._message()[:_LONGEST_MESSAGE],
             announced={phase: entry.digest for phase, entry in final.announced.items()},
             result=None if result is None else Digest(result),
             members_digest=members_digest(announced.members) if announced else None,

@@ -9,9 +9,12 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import structlog
 from blake3 import blake3
 
 from weft.checkpoints.engine import DeltaStatistics
+from weft.checkpoints.reader import read_schema
+from weft.errors import Corrupt, InvalidInput
 from weft.node.collector import Arrived, Collector, Missed, Peers
 from weft.node.entries import (
     Chosen,
@@ -42,6 +45,9 @@ from weft.node.rounds import (
 from weft.node.training import TrainerBackend, TrainRequest
 from weft.node.workspace import Workspace
 from weft.protocol.run import Digest, NodeId, RunSpec, members_digest
+from weft.topology.matrices import missing_to_self
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +85,7 @@ class RoundSteps:
         """The model of the first round.
 
         The base, or a new model where there is none. A node that joins late takes
-        what a member published in the round before, if it did.
+        the newest that a member published, if there is any.
         """
         if step.round > 0 and (late := await self._from_a_member(step.round)):
             return Started(round=step.round, model=late)
@@ -87,6 +93,7 @@ class RoundSteps:
             return Started(round=step.round, model=f"object:{self.spec.base}")
         path = self.workspace.initial_model
         await self.training.initial_model(path, self._seed("initial"))
+        self.merging.check_schema(read_schema(path), "this node's own model")
         return Started(round=step.round, model=self.workspace.reference(path))
 
     async def _from_a_member(self, round: int) -> str | None:
@@ -165,12 +172,10 @@ class RoundSteps:
     async def _refused(
         self, step: Collect, arrived: Mapping[NodeId, Digest]
     ) -> dict[NodeId, Reason]:
-        everyone = [Weighted(node=self.me, digest=step.own, weight=1.0)]
-        everyone += [Weighted(node=n, digest=d, weight=1.0) for n, d in sorted(arrived.items())]
-        statistics = await asyncio.to_thread(self.merging.measure, everyone)
+        statistics, broken = await asyncio.to_thread(self._measured, step.own, arrived)
         self.metrics.measured_distance(_consensus_distance(statistics))
         verdicts = judge(statistics, own=0, spec=self.spec.guards)
-        refused = {
+        refused = broken | {
             NodeId(name): verdict.reason
             for name, verdict in verdicts.items()
             if isinstance(verdict, Rejected)
@@ -182,13 +187,40 @@ class RoundSteps:
             refused |= dict.fromkeys(kept, Reason.SCORE)
         return refused
 
+    def _measured(
+        self, own: Digest, arrived: Mapping[NodeId, Digest]
+    ) -> tuple[DeltaStatistics, dict[NodeId, Reason]]:
+        """The statistics of what can be decoded, and what cannot: that is removed."""
+        try:
+            return self._measure(own, arrived), {}
+        except (Corrupt, InvalidInput) as damaged:
+            log.warning("a contribution cannot be decoded", reason=str(damaged))
+            broken = {node for node, digest in arrived.items() if not self._decodes(node, digest)}
+            if not broken:
+                raise
+            for node in broken:
+                self.workspace.store.remove(arrived[node])
+            sound = {node: digest for node, digest in arrived.items() if node not in broken}
+            return self._measure(own, sound), dict.fromkeys(broken, Reason.CORRUPT)
+
+    def _measure(self, own: Digest, others: Mapping[NodeId, Digest]) -> DeltaStatistics:
+        pairs = [(self.me, own), *sorted(others.items())]
+        return self.merging.measure([Weighted(node=n, digest=d, weight=1.0) for n, d in pairs])
+
+    def _decodes(self, node: NodeId, digest: Digest) -> bool:
+        try:
+            self.merging.measure([Weighted(node=node, digest=digest, weight=1.0)])
+        except (Corrupt, InvalidInput):
+            return False
+        return True
+
     async def _score_drops(self, step: Collect, kept: Mapping[NodeId, Digest]) -> bool:
         if self.spec.guards.score_metric is None:
             return False
         row = self.rounds.published[step.round].row
         parents = {self.me: step.own, **kept}
         folder = self.workspace.round_folder(step.round)
-        weights = {node: row[node] for node in parents}
+        weights = missing_to_self(row, self.me, set(row) - set(parents))
         tentative = await self._merged(step.round, parents, weights)
         before = await self.training.evaluate(folder / "trained.safetensors")
         after = await self.training.evaluate(self.workspace.store.payload_path(tentative))

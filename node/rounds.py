@@ -212,10 +212,14 @@ class RoundMachine:
 
     def _first(self) -> Step:
         plan = self._held()
-        mine = [epoch for epoch in plan.epochs if self._me in epoch.members]
-        if not mine:
+        first = None
+        for epoch in reversed(plan.epochs):  # the newest unbroken stretch of membership
+            if self._me not in epoch.members:
+                break
+            first = epoch.from_round
+        if first is None:
             return Wait(reason="not yet among the members")
-        return Start(round=mine[0].from_round)
+        return Start(round=first)
 
     def _training(self) -> Step:
         if self._begun:

@@ -23,16 +23,20 @@ from weft.checkpoints.artifacts import (
     put_tensors,
 )
 from weft.checkpoints.engine import Contribution, merge
+from weft.checkpoints.errors import DiskFull, WrongBase
+from weft.checkpoints.manifest import Manifest
 from weft.checkpoints.reader import TensorReader, open_checkpoint
-from weft.checkpoints.schema import Schema
+from weft.checkpoints.schema import Schema, check
 from weft.checkpoints.store import Store
 from weft.checkpoints.subset import Subset, Union
-from weft.errors import NotFound, Unavailable
+from weft.errors import InvalidInput, WeftError
 from weft.merging.registry import create
 from weft.node.collector import Peers, ask_share
 from weft.node.coordinator_link import until_available
+from weft.node.errors import NotAContribution
 from weft.node.merging import Merging
 from weft.protocol.channel import ChannelPool
+from weft.protocol.convert import digest_of
 from weft.protocol.fetch import fetch_artifact
 from weft.protocol.run import Digest, GlobalSet, NodeId, RunSpec
 from weft.topology.shares import owners, split_shares
@@ -81,6 +85,7 @@ class ShareDesk:
         self._progress_s, self._patience_s = progress_s, patience_s
         self._folding: dict[int, asyncio.Task[Digest]] = {}
         self._fetching: dict[Digest, asyncio.Lock] = {}
+        self._one_at_a_time = asyncio.Semaphore(1)
 
     @property
     def _spec(self) -> RunSpec:
@@ -92,11 +97,16 @@ class ShareDesk:
 
     # -- announcing ----------------------------------------------------------
 
-    def announce(self, model: Path, shares: int) -> Digest:
+    @property
+    def _count(self) -> int:
+        # From the specification: nodes that hold different lists cut alike.
+        return self._spec.nodes
+
+    def announce(self, model: Path) -> Digest:
         """Put the slices of a model and their index into the store. Blocks."""
         slices: dict[str, str] = {}
         with self._merging.base() as base, open_checkpoint(model) as finetuned:
-            for number, names in enumerate(cut_schema(finetuned.schema, shares)):
+            for number, names in enumerate(cut_schema(finetuned.schema, self._count)):
                 slices[_slice(number)] = self._put_part(finetuned, base, names, {})
         index = put_tensors(self._store, "index", {}, metadata={"node": self._me, **slices})
         self._store.pin(index, PIN)
@@ -123,7 +133,13 @@ class ShareDesk:
     # -- folding -------------------------------------------------------------
 
     async def folded(self, chosen: GlobalSet, share: int, wait_s: float) -> Digest | None:
-        """The share's digest, folding it here if need be; None after `wait_s`."""
+        """The share's digest, folding it here if need be; None after `wait_s`.
+
+        Raises:
+            InvalidInput: there is no such share.
+        """
+        if not 0 <= share < self._count:
+            raise InvalidInput(f"share {share}: the run has shares 0 to {self._count - 1}")
         task = self._start(chosen, share)
         done, _ = await asyncio.wait({task}, timeout=wait_s)
         return task.result() if done else None
@@ -138,32 +154,54 @@ class ShareDesk:
         slices = await asyncio.gather(
             *(self._slice(node, digest, share) for node, digest in chosen.contributors)
         )
-        return await asyncio.to_thread(self._fold_slices, chosen, share, slices)
+        async with self._one_at_a_time:  # a fold holds blocks of every contributor
+            return await asyncio.to_thread(self._fold_slices, chosen, share, slices)
 
     async def _slice(self, node: NodeId, index: Digest, share: int) -> tuple[NodeId, Digest]:
-        await self._await(index, node)
-        digest = Digest(self._store.manifest(index).metadata[_slice(share)])
-        await self._await(digest, node)
+        await self._await(index, node, _expect_index)
+        metadata = self._store.manifest(index).metadata
+        if _slice(share) not in metadata:
+            raise NotAContribution(f"what {node} announced has no slice {share}")
+        digest = digest_of(metadata[_slice(share)])
+        await self._await(digest, node, lambda manifest: self._expect_part(manifest, share))
         return node, digest
 
-    async def _await(self, digest: Digest, node: NodeId) -> None:
+    def _expect_part(self, manifest: Manifest, share: int) -> None:
+        """Refuse a slice or share of another base or other tensors, before its bytes move."""
+        what = f"share {share}: artifact {manifest.digest[:12]}"
+        if manifest.kind != "delta" or manifest.against != self._spec.base:
+            raise WrongBase(f"{what} is a {manifest.kind} against {manifest.against}")
+        with self._merging.base() as base:
+            if base is not None:
+                names = cut_schema(base.schema, self._count)[share]
+                check(manifest.schema, Subset(base, names).schema, what)
+
+    async def _await(
+        self, digest: Digest, node: NodeId, expect: Callable[[Manifest], None]
+    ) -> None:
         """Fetch what only its contributor can give: a committed one comes back or is waited for."""
 
         async def attempt() -> None:
-            await self._fetch(digest, node)
+            await self._fetch(digest, node, expect)
 
         await until_available(attempt, what=f"the contribution of {node} to the global merge")
 
-    async def _fetch(self, digest: Digest, first: NodeId) -> None:
-        # Several shares want the same index at once; two transfers of one artifact
-        # would write to one staging folder.
+    async def _fetch(
+        self, digest: Digest, first: NodeId, expect: Callable[[Manifest], None]
+    ) -> None:
+        # Several shares want the same index at once; one transfer is enough.
         async with self._fetching.setdefault(digest, asyncio.Lock()):
             if first != self._me:
                 holders = self._peers.holders(first)
                 await fetch_artifact(
-                    self._store, digest, holders, self._pool, progress_s=self._progress_s
+                    self._store,
+                    digest,
+                    holders,
+                    self._pool,
+                    progress_s=self._progress_s,
+                    expect=expect,
                 )
-            self._store.pin(digest, PIN)
+            await asyncio.to_thread(self._store.pin, digest, PIN)
 
     def _fold_slices(
         self, chosen: GlobalSet, share: int, slices: Sequence[tuple[NodeId, Digest]]
@@ -201,11 +239,8 @@ class ShareDesk:
 
     async def gather(self, chosen: GlobalSet) -> Digest:
         """Fetch or fold every share; the merged model, whole, in the store."""
-        first, index = chosen.contributors[0]
-        await self._await(index, first)
-        keys = self._store.manifest(index).metadata
-        count = sum(key.startswith(_SLICE) for key in keys)
-        digests = await asyncio.gather(*(self._obtain(chosen, share) for share in range(count)))
+        obtaining = [self._obtain(chosen, share) for share in range(self._count)]
+        digests = await asyncio.gather(*obtaining)
         return await asyncio.to_thread(self._join, chosen, digests)
 
     async def _obtain(self, chosen: GlobalSet, share: int) -> Digest:
@@ -215,26 +250,35 @@ class ShareDesk:
                 break
             try:
                 return await self._from(owner, chosen, share)
-            except (Unavailable, NotFound, TimeoutError) as away:
+            except DiskFull:
+                raise
+            except (WeftError, TimeoutError) as away:
                 log.warning("share's owner away", share=share, owner=owner, reason=str(away))
         return await self._start(chosen, share)
 
     async def _from(self, owner: NodeId, chosen: GlobalSet, share: int) -> Digest:
-        async with asyncio.timeout(self._patience_s):
-            digest = None
-            while digest is None:
+        digest = None
+        while digest is None:
+            # An owner that answers "not yet" is at work; one that is silent is not.
+            async with asyncio.timeout(self._patience_s):
                 digest = await ask_share(self._peers, owner, chosen.digest, share, self._patience_s)
-        await self._fetch(digest, owner)
+        await self._fetch(digest, owner, lambda manifest: self._expect_part(manifest, share))
         return digest
 
     def _join(self, chosen: GlobalSet, digests: Sequence[Digest]) -> Digest:
         with self._merging.base() as base:
             parts = [self._open_part(digest, base) for digest in digests]
             with Union(parts) as whole:
+                self._merging.check_schema(whole.schema, "the merged model")
                 metadata = {"run": self._spec.name, "set": chosen.digest}
                 digest = put_model(self._store, whole, metadata=metadata)
         self._store.pin(digest, PIN)
         return Digest(digest)
+
+
+def _expect_index(manifest: Manifest) -> None:
+    if manifest.kind != "index" or manifest.total_bytes:
+        raise NotAContribution(f"artifact {manifest.digest[:12]} is no index of slices")
 
 
 def _slice(share: int) -> str:

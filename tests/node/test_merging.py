@@ -44,7 +44,7 @@ class Bench:
         return path
 
     def publish(self, seed: int) -> Digest:
-        return self.merging.publish(self.model(seed), {"node": str(seed)}, owner="t")
+        return self.merging.publish(self.model(seed), {"node": str(seed), "round": "0"}, owner="t")
 
     def merged(self, digest: str) -> dict[str, Tensor]:
         with open_model(self.store, digest) as reader:
@@ -78,7 +78,7 @@ def test_what_travels_is_against_the_base(bench: Bench) -> None:
     manifest = bench.store.manifest(bench.publish(1))
     assert manifest.kind == "delta"
     assert manifest.against == bench.spec.base
-    bench.merging.check(manifest)
+    bench.merging.check(manifest, NodeId("1"), 0)
 
 
 def test_the_merge_is_the_weighted_mean_of_the_parameters(bench: Bench) -> None:
@@ -106,14 +106,14 @@ def test_another_base_is_refused_from_the_manifest(tmp_path: Path) -> None:
     ours, theirs = Bench(tmp_path / "a"), Bench(tmp_path / "b", with_base=False)
     manifest = theirs.store.manifest(theirs.publish(1))
     with pytest.raises(WrongBase, match=r"against no base, the run's base is"):
-        ours.merging.check(manifest)
+        ours.merging.check(manifest, NodeId("1"), 0)
 
 
 def test_other_shapes_are_refused_from_the_manifest(tmp_path: Path) -> None:
     bench = Bench(tmp_path, with_base=False)
-    digest = bench.merging.publish(bench.model(9, rows=6), {}, owner="t")
+    digest = bench.merging.publish(bench.model(9, rows=6), {"node": "9", "round": "0"}, owner="t")
     with pytest.raises(SchemaMismatch):
-        bench.merging.check(bench.store.manifest(digest))
+        bench.merging.check(bench.store.manifest(digest), NodeId("9"), 0)
 
 
 def test_measure_sees_norms_and_nan(bench: Bench) -> None:

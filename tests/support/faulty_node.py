@@ -20,7 +20,7 @@ from weft.node.journal import EntryLog, Record
 from weft.node.workspace import Workspace
 from weft.protocol.run import NodeId
 
-WITHIN_S = 0.03
+WITHIN_S = 0.005
 
 
 def die() -> None:
