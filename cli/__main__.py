@@ -1,5 +1,6 @@
 """The entry point of `weft` and of `python -m weft.cli`."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if debug:
         given.remove("--debug")
 
+    # grpc reads it as it is imported: what it logs by itself is not for people.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from weft.cli.app import call
     from weft.cli.exits import run_command
 

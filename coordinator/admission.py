@@ -111,6 +111,7 @@ def _with_address(record: RunRecord, event: Joined) -> RunRecord:
     The number of examples is that of the first join once there are epochs:
     mixing weights follow from it, and all nodes must compute the same ones.
     """
+    record = _with_serial(record, event)
     known = record.plan.member(event.node)
     size = known.data_size if known is not None and record.plan.epochs else event.data_size
     entry = Member(node=event.node, address=event.address, data_size=size)
@@ -119,6 +120,13 @@ def _with_address(record: RunRecord, event: Joined) -> RunRecord:
     others = [member for member in record.plan.members if member.node != event.node]
     members = tuple(sorted([*others, entry], key=lambda member: member.node))
     return replace(record, plan=replace(record.plan, members=members))
+
+
+def _with_serial(record: RunRecord, event: Joined) -> RunRecord:
+    member = record.members[event.node]
+    if event.serial in ("", member.serial):
+        return record
+    return with_member(record, replace(member, serial=event.serial))
 
 
 def _forgotten(record: RunRecord, node: NodeId) -> RunRecord:

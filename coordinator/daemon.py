@@ -23,7 +23,7 @@ from weft.coordinator.data_folder import DataFolder
 from weft.coordinator.database import SqlRepository
 from weft.coordinator.errors import WrongRole
 from weft.coordinator.metrics import CoordinatorMetrics
-from weft.coordinator.peer_service import ArtifactHolder
+from weft.coordinator.peer_service import ArtifactHolder, readable_by
 from weft.coordinator.revocations import Revocations
 from weft.coordinator.runs import Runs
 from weft.coordinator.service import CoordinatorService, owner_of
@@ -125,9 +125,10 @@ async def _assembled(config: CoordinatorConfig, stack: AsyncExitStack) -> _Parts
         authorizer=Authorizer(revoked=lambda: revocations.serials),
         on_bytes=metrics.moved,
     )
-    service, holder = CoordinatorService(runs, store), ArtifactHolder(ArtifactService(store))
-    server.add(lambda to: add_CoordinatorServicer_to_server(service, to))  # type: ignore[no-untyped-call]
-    server.add(lambda to: add_PeerServicer_to_server(holder, to))  # type: ignore[no-untyped-call]
+    service = CoordinatorService(runs, store)
+    holder = ArtifactHolder(ArtifactService(store, readable_by(runs)))
+    server.add(lambda to: add_CoordinatorServicer_to_server(service, to))
+    server.add(lambda to: add_PeerServicer_to_server(holder, to))
     return _Parts(
         runs=runs,
         server=server,

@@ -193,9 +193,11 @@ def _seal(place: Place, text: str) -> str:
 
 
 def _parsed(adapter: TypeAdapter[T], place: Place, line: Line) -> T:
-    if _seal(place, line.text) != line.seal:
+    stored = (*place, line.text)
+    # A flipped byte can change the type of a column, too: SQLite keeps it in the row.
+    if not all(isinstance(one, str) for one in stored) or _seal(place, line.text) != line.seal:
         raise DatabaseDamaged(
-            f"the stored {' '.join(place)} is not what was written; restore the database from "
+            f"the stored {' '.join(map(str, place))} is not what was written; restore the database from "
             "a backup, nothing was changed"
         )
     try:

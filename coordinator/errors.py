@@ -80,7 +80,7 @@ class Superseded(Refused):
 
 
 class NotYet(Unavailable):
-    """Newly started, the coordinator first waits to hear from the members."""
+    """The coordinator first waits to hear from members: it does not know their rounds."""
 
 
 class Stopping(Unavailable):

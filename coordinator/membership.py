@@ -90,6 +90,8 @@ def needs_current_rounds(record: RunRecord, event: Event) -> bool:
     if isinstance(event, Joined):
         known = record.members.get(event.node)
         return known is None or known.gone
+    if isinstance(event, Revoked):
+        return bool(record.holders_of(event.serials))
     return isinstance(event, Left) and event.node in record.present
 
 
@@ -187,10 +189,15 @@ def _state_requested(record: RunRecord, event: StateRequested) -> RunRecord:
 
 
 def _revoked(record: RunRecord, event: Revoked) -> RunRecord:
+    """Every plan tells the serials; a member that joined with one of them has left."""
     serials = frozenset(event.serials)
-    if record.halted or record.plan.state in OVER or serials == record.plan.revoked:
+    if record.halted or record.plan.state in OVER:
         return record
-    return replace(record, plan=replace(record.plan, revoked=serials))
+    if serials != record.plan.revoked:
+        record = replace(record, plan=replace(record.plan, revoked=serials))
+    for node in record.holders_of(serials):
+        record = admission.left(record, Left(node=node))
+    return record
 
 
 def _settled(record: RunRecord) -> RunRecord:

@@ -6,7 +6,7 @@ what is only for people (metrics, bytes, the last message of a node) is not in
 it, and neither is any time but the wall-clock time of its making.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -32,7 +32,8 @@ class MemberRecord:
 
     `round` is the highest round that it reported; it is the one field that may
     be lost in a crash, because the node's next report brings it again.
-    `members_digest` names the list of members under which it announced.
+    `members_digest` names the list of members under which it announced, `serial`
+    the certificate with which it joined last (empty: an older version did not say).
     """
 
     node: NodeId
@@ -44,6 +45,7 @@ class MemberRecord:
     announced: Mapping[Phase, Digest] = field(default_factory=dict)
     members_digest: Digest | None = None
     promised: Mapping[Phase, Digest] = field(default_factory=dict)
+    serial: str = ""
 
     @property
     def gone(self) -> bool:
@@ -89,6 +91,11 @@ class RunRecord:
         """The highest round that a member reported, gone or not."""
         return max((member.round for member in self.members.values()), default=0)
 
+    def holders_of(self, serials: Collection[str]) -> tuple[NodeId, ...]:
+        """The members present that joined with one of these certificates, sorted."""
+        named = set(serials) - {""}
+        return tuple(node for node in self.present if self.members[node].serial in named)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Created:
@@ -106,6 +113,7 @@ class Joined:
     data_size: int = 0
     base_digest: str = ""
     schema_digest: str = ""
+    serial: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

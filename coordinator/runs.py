@@ -32,6 +32,7 @@ from weft.coordinator.records import (
     Joined,
     Left,
     Reported,
+    Revoked,
     RunRecord,
 )
 from weft.coordinator.repository import Change, Repository
@@ -133,7 +134,7 @@ class Runs:
 
         Raises:
             RunNotFound: no such run.
-            NotYet: the rounds of the members are not known yet.
+            NotYet: the rounds of the members are not known now.
             WeftError: what `advance` refuses, what the repository cannot keep.
         """
         return await self._shielded(self._happen(run, event))
@@ -223,15 +224,27 @@ class Runs:
             return after
 
     def _require_rounds(self, live: LiveRun, event: Event) -> None:
+        """An epoch is announced ahead of rounds that are known, or not yet.
+
+        Under `wait` members that are silent are not dropped: where only we are cut
+        off from them they train on, and may be far beyond the last round they told.
+        Revocation does not wait for those.
+        """
         if not needs_current_rounds(live.record, event):
             return
-        unheard = set(live.record.present).intersection(live.leases.unheard(self._clock()))
-        if isinstance(event, Joined | Left):
-            unheard.discard(event.node)
-        if unheard:
+        record, now = live.record, self._clock()
+        waited_for = _others_at_work(record, event)
+        if unheard := waited_for.intersection(live.leases.unheard(now)):
             raise NotYet(
-                f"run {live.record.name}: the coordinator has just started and does not know the "
+                f"run {record.name}: the coordinator has just started and does not know the "
                 f"rounds of {', '.join(sorted(unheard)[:10])} yet; try again in a moment"
+            )
+        silent = waited_for.intersection(live.leases.expired(now))
+        if silent and record.spec.merge.policy == "wait" and isinstance(event, Joined | Left):
+            raise NotYet(
+                f"run {record.name}: nothing is heard of {', '.join(sorted(silent)[:10])}, so "
+                "nobody knows from which round on other members could hold; try again once "
+                "they are back (weft status shows who is silent)"
             )
 
     async def _commit(self, change: Change) -> None:
@@ -280,6 +293,16 @@ class Runs:
 
 def _nothing(seconds: float) -> None:
     """Nobody wants to know how long a change took."""
+
+
+def _others_at_work(record: RunRecord, event: Event) -> set[NodeId]:
+    """The members whose rounds count: those whom the event is about stand aside."""
+    at_work = {node for node in record.present if not record.members[node].done}
+    if isinstance(event, Joined | Left):
+        at_work.discard(event.node)
+    if isinstance(event, Revoked):
+        at_work.difference_update(record.holders_of(event.serials))
+    return at_work
 
 
 def _same_run(record: RunRecord, spec: RunSpec) -> RunRecord:

@@ -58,6 +58,7 @@ class CoordinatorService(CoordinatorServicer):
             data_size=request.data_size,
             base_digest=digest_or_none(request.base_digest, "base_digest") or "",
             schema_digest=digest_or_none(request.schema_digest, "schema_digest") or "",
+            serial=identity_of(context).serial,
         )
         record = await self._runs.happen(run_name_of(request.run), event)
         return wire.JoinReply(

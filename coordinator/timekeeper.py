@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from weft.coordinator import global_sets
-from weft.coordinator.errors import DatabaseFull
+from weft.coordinator.errors import DatabaseFull, NotYet
 from weft.coordinator.records import Event, LeasesExpired, Revoked, SetOverdue
 from weft.coordinator.runs import LiveRun, Runs
 from weft.protocol.run import Phase, RunName, RunState
@@ -81,3 +81,5 @@ class Timekeeper:
             await self._runs.happen(run, event)
         except DatabaseFull as error:
             log.error("not kept", run=run, what=type(event).__name__, reason=str(error))
+        except NotYet as error:
+            log.info("not yet", run=run, what=type(event).__name__, reason=str(error))

@@ -50,8 +50,10 @@ class Missed:
 class Peers:
     """Stubs and holders of the run's members, by the plan of the moment."""
 
-    def __init__(self, pool: ChannelPool, run: str, plan_of: Callable[[], Plan | None]) -> None:
-        self._pool, self.run, self._plan_of = pool, run, plan_of
+    def __init__(
+        self, me: NodeId, pool: ChannelPool, run: str, plan_of: Callable[[], Plan | None]
+    ) -> None:
+        self._me, self._pool, self.run, self._plan_of = me, pool, run, plan_of
 
     def holder(self, node: NodeId) -> Holder:
         """Where a member is reached.
@@ -78,9 +80,13 @@ class Peers:
 
     def holders(self, first: NodeId) -> list[Holder]:
         """A member, then all others: whoever else has the artifact will do."""
+        return [self.holder(first), *(h for h in self.others() if h.name != first)]
+
+    def others(self) -> list[Holder]:
+        """All members but this node."""
         plan = self._plan_of()
-        others = [] if plan is None else [m.node for m in plan.members if m.node != first]
-        return [self.holder(node) for node in (first, *others)]
+        members = () if plan is None else plan.members
+        return [Holder(name=m.node, address=m.address) for m in members if m.node != self._me]
 
 
 class Collector:

@@ -14,20 +14,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
-from weft.checkpoints.artifacts import put_model
 from weft.checkpoints.disk import free_bytes
 from weft.checkpoints.manifest import Manifest
-from weft.checkpoints.reader import open_checkpoint
-from weft.errors import Refused, WeftError
+from weft.errors import Refused
 from weft.node.backends import backend_for
 from weft.node.board import Board
 from weft.node.collector import Collector, Peers
 from weft.node.config import NodeConfig
-from weft.node.coordinator_link import CoordinatorLink, until_available
-from weft.node.entries import Joined
-from weft.node.errors import OtherJournal
+from weft.node.coordinator_link import CoordinatorLink
 from weft.node.global_merge import GlobalMerge, GlobalStage, Linger
 from weft.node.global_steps import GlobalSteps
+from weft.node.joining import Joining, advertised
 from weft.node.journal import EntryLog, Journal
 from weft.node.ledger import Ledger
 from weft.node.life import Life
@@ -46,14 +43,11 @@ from weft.node.training import TrainerBackend
 from weft.node.workspace import Workspace
 from weft.protocol.authorize import Authorizer
 from weft.protocol.channel import ChannelPool
-from weft.protocol.errors import BadAddress
-from weft.protocol.fetch import Holder, fetch_artifact
 from weft.protocol.identity import Credentials, Identity, Role
 from weft.protocol.logs import configure_logs
 from weft.protocol.run import NodeId, Plan, RunName, RunSpec, RunState
 from weft.protocol.serve_artifacts import ArtifactService
 from weft.protocol.server import Server
-from weft.protocol.v1.coordinator_pb2 import JoinRequest
 from weft.protocol.v1.peer_pb2_grpc import add_PeerServicer_to_server
 
 log = structlog.get_logger(__name__)
@@ -132,7 +126,6 @@ class Node:
         self._config, self._me, self._workspace = config, me, workspace
         self._credentials = credentials
         self.metrics = NodeMetrics(states=_STATES)
-        self._request = JoinRequest()
         self.metrics.certificate_ends(credentials.expires_at.timestamp(), time.time)
         self.metrics.room(lambda: free_bytes(workspace.folder))
         self.traffic = Traffic(self.metrics)
@@ -155,7 +148,8 @@ class Node:
             board=self.board,
             metrics=self.metrics,
         )
-        self.peers = Peers(self.pool, config.run, lambda: self.rounds.plan)
+        self.peers = Peers(me, self.pool, config.run, lambda: self.rounds.plan)
+        self.joining = Joining(config, workspace, self.life, self.link, self.peers, self.pool)
         self.collector = Collector(
             self.peers,
             self.pool,
@@ -209,9 +203,10 @@ class Node:
         stack.push_async_callback(training.stop, _GRACE_S)
         facts = await training.start()
         size = self._config.train.data_size or facts.data_size or 0
-        await self._join(self._advertised(port), size)
-        async with _background(self.link.follow(self._version, self.life.hold, self._ask_in)):
-            await self._ensure_base()
+        await self.joining.join(advertised(self._config, port), size)
+        follow = self.link.follow(self._version, self.life.hold, self.joining.ask)
+        async with _background(follow):
+            await self.joining.ensure_base(self._spec().base)
             async with _background(self.reporter.run(self._spec().lease_s)):
                 await self._live(training)
 
@@ -234,27 +229,11 @@ class Node:
             authorizer=Authorizer(revoked=self._revoked),
             on_bytes=self.traffic.moved,
         )
-        server.add(
-            lambda grpc_server: add_PeerServicer_to_server(service, grpc_server)  # type: ignore[no-untyped-call]
-        )
+        server.add(lambda grpc_server: add_PeerServicer_to_server(service, grpc_server))
         port = await server.start()
         stack.push_async_callback(server.stop, 1.0)
         log.info("listening", address=self._config.listen, port=port)
         return port
-
-    def _advertised(self, port: int) -> str:
-        if self._config.advertise is not None:
-            return self._config.advertise
-        host = self._config.listen.rpartition(":")[0]
-        if host not in ("0.0.0.0", "[::]", ""):
-            return f"{host}:{port}"
-        coordinator = self._config.coordinator.rpartition(":")[0]
-        if coordinator not in ("127.0.0.1", "localhost", "[::1]"):
-            raise BadAddress(
-                f"listen = {self._config.listen!r} is any address of this machine, and the "
-                "coordinator is elsewhere: set advertise to the host:port that the others reach"
-            )
-        return f"127.0.0.1:{port}"
 
     def _is_member(self, caller: Identity) -> bool:
         plan = self.rounds.plan
@@ -264,63 +243,8 @@ class Node:
     def _revoked(self) -> frozenset[str]:
         return frozenset() if self.rounds.plan is None else self.rounds.plan.revoked
 
-    async def _join(self, address: str, data_size: int) -> None:
-        """Join the run, once in this node's life; later connections begin with a join too."""
-        base = await asyncio.to_thread(self._own_base)
-        self._request = JoinRequest(address=address, base_digest=base, data_size=data_size)
-        if self.rounds.spec is None or self.rounds.plan is None:
-            where = f"the coordinator at {self._config.coordinator}"
-            await until_available(self._ask_in, what=where)
-            return
-        try:
-            await self._ask_in()
-        except OtherJournal:
-            raise
-        except WeftError as answer:
-            log.warning("going on by the journal", reason=str(answer))
-
-    async def _ask_in(self) -> None:
-        spec, plan = await self.link.join(self._request)
-        if self.rounds.spec is None:
-            await self.life.record(Joined(spec=spec.to_bytes().decode()))
-        elif spec.digest != self._spec().digest:
-            raise OtherJournal(
-                f"{self._workspace.folder} holds run {spec.name!r} with digest "
-                f"{self._spec().digest[:12]}, the coordinator's has {spec.digest[:12]}; "
-                "give the new run a data folder of its own"
-            )
-        await self.life.hold(plan)
-
-    def _own_base(self) -> str:
-        path = self._config.base
-        if path is None:
-            return ""
-        with open_checkpoint(path) as reader:
-            digest = put_model(self._workspace.store, reader)
-        self._workspace.store.pin(digest, "base")
-        return digest
-
     def _version(self) -> int:
         return 0 if self.rounds.plan is None else self.rounds.plan.version
-
-    async def _ensure_base(self) -> None:
-        base = self._spec().base
-        if base is None:
-            log.info("this run has no base: contributions travel whole")
-            return
-
-        async def fetch() -> None:
-            holders = [Holder(name=self.link.name, address=self.link.address)]
-            holders += [
-                self.peers.holder(m.node) for m in self._plan().members if m.node != self._me
-            ]
-            await fetch_artifact(
-                self._workspace.store, base, holders, self.pool, progress_s=self._config.progress_s
-            )
-
-        if not self._workspace.store.has(base):
-            await until_available(fetch, what=f"base {base[:12]}")
-        self._workspace.store.pin(base, "base")
 
     async def _live(self, training: TrainerBackend) -> None:
         round_steps = RoundSteps(

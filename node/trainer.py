@@ -142,6 +142,7 @@ def _import(target: str, module_name: str, folder: Path) -> ModuleType:
     if sys.path[:1] != [path]:
         sys.path.insert(0, path)
     importlib.invalidate_caches()
+    _forget_namesake(module_name, folder.resolve())
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -159,6 +160,31 @@ def _import(target: str, module_name: str, folder: Path) -> ModuleType:
         raise BadTrainer(
             f"trainer {target!r}: importing {module_name} failed: {type(error).__name__}: {error}"
         ) from error
+
+
+def _forget_namesake(module_name: str, folder: Path) -> None:
+    """Where `folder` has the module, one of that name from elsewhere is not it."""
+    parts = module_name.split(".")
+    if parts[0] in sys.stdlib_module_names or not _is_at(folder.joinpath(*parts)):
+        return
+    for depth in range(1, len(parts) + 1):
+        name, place = ".".join(parts[:depth]), folder.joinpath(*parts[:depth])
+        cached = sys.modules.get(name)
+        if cached is not None and not _is_from(cached, place):
+            for other in [key for key in sys.modules if f"{key}.".startswith(f"{name}.")]:
+                del sys.modules[other]
+            return
+
+
+def _is_at(place: Path) -> bool:
+    return place.with_name(f"{place.name}.py").is_file() or (place / "__init__.py").is_file()
+
+
+def _is_from(module: ModuleType, place: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    origins = list(getattr(module, "__path__", ())) if file is None else [file]
+    wanted = (place, place / "__init__.py", place.with_name(f"{place.name}.py"))
+    return any(Path(origin).resolve() in {one.resolve() for one in wanted} for origin in origins)
 
 
 def _class_of(target: str, module: ModuleType, class_name: str) -> type:

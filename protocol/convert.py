@@ -217,6 +217,7 @@ def report_message(run: RunName, report: Report) -> coordinator_pb2.ReportReques
         message=report.message,
         announced={phase.value: digest for phase, digest in report.announced.items()},
         result=report.result or "",
+        members_digest=report.members_digest or "",
     )
 
 
@@ -237,6 +238,7 @@ def report_of(message: coordinator_pb2.ReportRequest) -> Report:
             for phase, digest in message.announced.items()
         },
         result=digest_or_none(message.result, "result"),
+        members_digest=digest_or_none(message.members_digest, "members_digest"),
     )
 
 

@@ -103,14 +103,15 @@ class PeerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Manifest(self, request, context):
-        """The canonical manifest of an artifact, in pieces of at most 1 MiB.
+        """The canonical manifest of an artifact, in pieces of at most 256 KiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Fetch(self, request, context):
-        """Chunks of an artifact, in ascending order of their index.
+        """Chunks of an artifact, in ascending order of their index; a chunk travels as
+        consecutive messages of its index, each with a piece of at most 256 KiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

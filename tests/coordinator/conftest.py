@@ -9,7 +9,7 @@ import pytest
 from tests.coordinator.life import Clock
 from tests.support.wire import MIB, Enrolment, deposit
 from weft.checkpoints.store import Store
-from weft.coordinator.peer_service import ArtifactHolder
+from weft.coordinator.peer_service import ArtifactHolder, readable_by
 from weft.coordinator.repository import MemoryRepository
 from weft.coordinator.runs import Runs
 from weft.coordinator.service import CoordinatorService
@@ -66,9 +66,10 @@ async def coordinator(tmp_path: Path) -> AsyncIterator[Running]:
         listen="127.0.0.1:0",
         authorizer=Authorizer(revoked=lambda: revoked),
     )
-    service, holder = CoordinatorService(runs, store), ArtifactHolder(ArtifactService(store))
-    server.add(lambda to: add_CoordinatorServicer_to_server(service, to))  # type: ignore[no-untyped-call]
-    server.add(lambda to: add_PeerServicer_to_server(holder, to))  # type: ignore[no-untyped-call]
+    service = CoordinatorService(runs, store)
+    holder = ArtifactHolder(ArtifactService(store, readable_by(runs)))
+    server.add(lambda to: add_CoordinatorServicer_to_server(service, to))
+    server.add(lambda to: add_PeerServicer_to_server(holder, to))
     port = await server.start()
     base = deposit(store, {"weight": 2 * MIB + 8, "bias": 16})
     made = Running(runs, store, clock, enrol, f"127.0.0.1:{port}", revoked, base, {})

@@ -1,6 +1,7 @@
 """What is stored reads back as it was, or says that it is not."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -58,6 +59,24 @@ def test_a_change_of_one_member_is_one_line() -> None:
     before, after = steps[-1][1:]
     assert set(member_lines(after, before)) == {"b"}
     assert epoch_lines(after, before) == {}
+
+
+def test_a_member_of_an_older_version_has_no_serial() -> None:
+    record = told("wait", [Says("join", NodeId("c"))])[-1][2]
+    members = member_lines(record, None)
+    older = members[NodeId("a")].text.replace(',"serial":""', "")
+    assert older != members[NodeId("a")].text
+    members[NodeId("a")] = Line(text=older, seal=documents._seal(("member", "quilt", "a"), older))
+    assert record_of(record.name, head_line(record), members, epoch_lines(record, None)) == record
+
+
+@pytest.mark.parametrize("place", ["text", "seal"])
+def test_a_column_of_another_type_is_noticed(place: str) -> None:
+    record = create(spec(), at=0.0)
+    line = head_line(record)
+    blob: Any = getattr(line, place).encode()
+    with pytest.raises(DatabaseDamaged, match="restore the database"):
+        record_of(record.name, dataclasses.replace(line, **{place: blob}), {}, {})
 
 
 def test_the_creation_is_an_entry_as_well() -> None:

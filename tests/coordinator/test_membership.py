@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.coordinator.stories import NODES, POLICIES, ROUNDS, STORIES, Says, spec, told
 from weft.coordinator.membership import advance, create, needs_current_rounds
-from weft.coordinator.records import Joined, Left
+from weft.coordinator.records import Joined, Left, Revoked, RunRecord
 from weft.protocol.run import NodeId, Phase, RunState, members_digest
 
 
@@ -97,6 +97,50 @@ def test_the_order_of_joining_gives_one_epoch(order: list[NodeId]) -> None:
     assert record.plan.state is RunState.RUNNING
     assert record.plan.version == 4
     assert record.plan.epochs[0].members == NODES[:3]
+
+
+def enrolled(**serials: str) -> RunRecord:
+    record = create(spec(nodes=len(serials)), at=0.0)
+    for node, serial in serials.items():
+        record = advance(record, Joined(node=NodeId(node), address=f"{node}:1", serial=serial))
+    return record
+
+
+def test_a_revoked_certificate_takes_its_member_out_from_a_round_ahead() -> None:
+    record = enrolled(a="0a", b="0b", c="0c")
+    revoked = Revoked(serials=("0b", "ff"))
+    assert needs_current_rounds(record, revoked)
+    after = advance(record, revoked)
+    assert after.plan.revoked == {"0b", "ff"}
+    assert after.members[NodeId("b")].left
+    assert (after.plan.epochs[-1].from_round, after.plan.epochs[-1].members) == (2, ("a", "c"))
+    assert after.plan.version == record.plan.version + 1
+    assert advance(after, revoked) is after
+    assert not needs_current_rounds(after, revoked)
+    back = advance(after, Joined(node=NodeId("b"), address="b:1", serial="1b"))
+    assert back.plan.epochs[-1].members == ("a", "b", "c")
+    assert advance(back, revoked) is back
+
+
+def test_a_new_certificate_is_kept_and_changes_no_plan() -> None:
+    record = enrolled(a="0a", b="0b")
+    renewed = Joined(node=NodeId("a"), address="a:1", serial="1a")
+    after = advance(record, renewed)
+    assert after.members[NodeId("a")].serial == "1a"
+    assert (after.plan, after.revision) == (record.plan, record.revision + 1)
+    assert advance(after, renewed) is after
+    assert advance(after, Revoked(serials=("0a",))).present == ("a", "b")
+
+
+def test_a_member_without_a_known_certificate_is_never_revoked() -> None:
+    record = enrolled(a="", b="0b")
+    assert advance(record, Revoked(serials=("", "0b"))).present == ("a",)
+
+
+def test_a_revoked_node_is_forgotten_before_the_start() -> None:
+    record = create(spec(nodes=2), at=0.0)
+    record = advance(record, Joined(node=NodeId("a"), address="a:1", serial="0a"))
+    assert advance(record, Revoked(serials=("0a",))).members == {}
 
 
 def test_what_announces_an_epoch_needs_current_rounds() -> None:

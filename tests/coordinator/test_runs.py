@@ -296,6 +296,52 @@ async def test_time_brings_an_event_again_while_the_disk_is_full(
     assert runs.live(NAME).record.present == (A, B)
 
 
+@pytest.mark.parametrize("event", [Joined(node=D, address="d:1"), Left(node=A)], ids=["d", "a"])
+async def test_under_wait_no_epoch_is_planned_from_the_rounds_of_the_silent(
+    runs: Runs, clock: Clock, event: Joined | Left
+) -> None:
+    await started(runs, "wait")
+    for node in (A, B, C):
+        await runs.report(NAME, node, report(runs, 1))
+    clock.now += runs.live(NAME).record.spec.lease_s + 1
+    for node in (A, B):
+        await runs.report(NAME, node, report(runs, 1))
+    before = runs.live(NAME).record
+    with pytest.raises(NotYet, match="nothing is heard of c, so nobody knows"):
+        await runs.happen(NAME, event)
+    assert runs.live(NAME).record is before
+    await joined(runs, C)
+    await runs.report(NAME, C, report(runs, 3))
+    record = await runs.happen(NAME, event)
+    assert record.plan.epochs[-1].from_round == 5
+
+
+async def test_under_deadline_the_silent_hold_nobody_up(runs: Runs, clock: Clock) -> None:
+    await started(runs)
+    clock.now += runs.live(NAME).record.spec.lease_s + 1
+    for node in (A, B):
+        await runs.report(NAME, node, report(runs, 1))
+    assert D in (await joined(runs, D)).present
+
+
+async def test_a_revocation_waits_for_rounds_but_not_for_the_silent(
+    runs: Runs, repository: Repository, clock: Clock
+) -> None:
+    await runs.create(spec("wait"))
+    for node in (A, B, C):
+        await runs.happen(NAME, Joined(node=node, address=f"{node}:1", serial=f"0{node}"))
+    again = await Runs.open(repository, clock=clock, wall=lambda: 5.0)
+    keeper = Timekeeper(again, interval_s=100, revoked=lambda: {"0b"})
+    await again.report(NAME, A, report(again, 1))
+    await keeper.tick()
+    assert again.live(NAME).record.present == (A, B, C)
+    clock.now += again.live(NAME).record.spec.lease_s + 1
+    await again.report(NAME, A, report(again, 1))
+    await keeper.tick()
+    record = again.live(NAME).record
+    assert (record.present, record.plan.revoked) == ((A, C), {"0b"})
+
+
 async def test_a_member_forgotten_before_the_start_has_no_lease(runs: Runs, clock: Clock) -> None:
     await runs.create(spec())
     await joined(runs, A)

@@ -327,9 +327,64 @@ async def test_a_base_is_uploaded_and_fetched_by_nodes(
         await put_artifact(mine, digest, channel)
     assert payload(coordinator.store, digest) == payload(mine, digest)
     await created(coordinator, base=digest)
+    await join(coordinator, "a")
     holder = Holder("coordinator", coordinator.address)
     await fetch_artifact(theirs, digest, [holder], coordinator.pool("a"))
     assert payload(theirs, digest) == payload(mine, digest)
+
+
+async def test_a_base_is_for_the_members_of_its_run_and_operators(
+    coordinator: Running, tmp_path: Path
+) -> None:
+    await started(coordinator)
+    holder = Holder("coordinator", coordinator.address)
+    theirs = Store(tmp_path / "theirs")
+
+    async def fetch(digest: str, name: str, role: Role = Role.NODE) -> None:
+        await fetch_artifact(theirs, digest, [holder], coordinator.pool(name, role))
+
+    other = deposit(coordinator.store, {"w": 64}, seed=9)
+    for name, digest in (("x", coordinator.base), ("a", other)):
+        with pytest.raises(Denied, match=f"{name} may not read artifact {digest[:12]}"):
+            await fetch(digest, name)
+    await fetch(coordinator.base, "a")
+    await fetch(other, "olga", Role.OPERATOR)
+    await call(coordinator.stub("b").Leave, wire.LeaveRequest(run=NAME), timeout_s=S)
+    with pytest.raises(Denied, match="b may not read"):
+        await fetch(coordinator.base, "b")
+
+
+async def test_a_full_set_under_one_list_is_committed_at_once(coordinator: Running) -> None:
+    plan = await started(coordinator)
+    one_list = members_digest(plan.epochs[-1].members)
+    for node in "ab":
+        announced = {Phase.PARAMETERS: Digest(f"a{node}" * 32)}
+        told = Report(
+            state="merging",
+            round=6,
+            plan_version=plan.version,
+            announced=announced,
+            members_digest=one_list,
+        )
+        await report(coordinator, node, told)
+    after = coordinator.runs.live(NAME).record.plan
+    (committed,) = after.committed
+    assert [node for node, _ in committed.contributors] == ["a", "b"]
+    assert after.proposed == ()
+
+
+async def test_a_revoked_member_has_left_every_list_ahead(coordinator: Running) -> None:
+    plan = await started(coordinator)
+    for node in "ab":
+        await report(coordinator, node, Report(state="", round=1, plan_version=plan.version))
+    serial = coordinator.enrol("b").identity.serial
+    assert coordinator.runs.live(NAME).record.members[NodeId("b")].serial == serial
+    await Timekeeper(coordinator.runs, revoked=lambda: {serial}).tick()
+    record = coordinator.runs.live(NAME).record
+    assert record.plan.revoked == {serial}
+    assert record.members[NodeId("b")].left
+    assert record.plan.epochs[-1].members == ("a",)
+    assert record.plan.epochs[-1].from_round == 3
 
 
 async def test_nodes_upload_nothing_and_wrong_chunks_enter_nowhere(

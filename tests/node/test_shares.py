@@ -32,7 +32,7 @@ def desk(bench: Bench, me: NodeId, channels: ChannelPool) -> ShareDesk:
         me=me,
         spec_of=lambda: bench.spec,
         store=bench.store,
-        peers=Peers(channels, "r", lambda: plan),
+        peers=Peers(me, channels, "r", lambda: plan),
         pool=channels,
         progress_s=5,
         patience_s=5,

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,38 @@ def test_what_is_wrong_is_said_in_one_line(
     with pytest.raises(BadTrainer, match=message) as refused:
         load_trainer(target, options, TRAINERS)
     assert "\n" not in str(refused.value)
+
+
+BODY = "class T:\n    place = {0!r}\n    def model(self): ...\n    def train(self, model, round): ...\n"
+
+
+@pytest.mark.parametrize("name", ["weft_namesake", "weft_names.inner", "weft_pack"])
+def test_a_module_of_the_same_name_from_another_folder_is_not_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for folder in ("one", "two"):
+        place = tmp_path.joinpath(folder, *name.split("."))
+        file = place / "__init__.py" if name == "weft_pack" else place.with_name(f"{place.name}.py")
+        file.parent.mkdir(parents=True)
+        if "." in name:
+            (file.parent / "__init__.py").touch()
+        file.write_text(BODY.format(folder))
+
+    def found(folder: str) -> object:
+        return type(load_trainer(f"{name}:T", {}, tmp_path / folder))
+
+    try:
+        first = found("one")
+        assert vars(first)["place"] == "one"
+        assert vars(found("two"))["place"] == "two"
+        assert vars(found("one"))["place"] == "one"
+        (tmp_path / "empty").mkdir()
+        assert found("empty") is found("one")
+    finally:
+        for module in [key for key in sys.modules if key.startswith("weft_nam")]:
+            del sys.modules[module]
+        sys.modules.pop("weft_pack", None)
 
 
 def test_a_trainer_may_say_how_much_data_it_has() -> None:

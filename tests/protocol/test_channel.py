@@ -373,7 +373,7 @@ async def sent(
     server = Server(
         credentials=enrol("hub", Role.COORDINATOR), listen="127.0.0.1:0", authorizer=Authorizer()
     )
-    server.add(lambda to: add_CoordinatorServicer_to_server(Taker(), to))  # type: ignore[no-untyped-call]
+    server.add(lambda to: add_CoordinatorServicer_to_server(Taker(), to))
     pool = ChannelPool(enrol("operator", Role.OPERATOR))
     try:
         channel = pool.to(f"127.0.0.1:{await server.start()}", "hub")
@@ -452,7 +452,7 @@ async def test_a_server_that_comes_back_is_found_again(enrol: Enrolment, pool: C
     server = Server(
         credentials=enrol("server"), listen=f"127.0.0.1:{port}", authorizer=Authorizer()
     )
-    server.add(lambda to: add_PeerServicer_to_server(Scripted(), to))  # type: ignore[no-untyped-call]
+    server.add(lambda to: add_PeerServicer_to_server(Scripted(), to))
     await server.start()
     start = time.monotonic()
     try:

@@ -1,6 +1,7 @@
 """Messages and values: what is written is read back, what cannot be is refused."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -83,6 +84,7 @@ reports = st.builds(
     message=st.text(max_size=20),
     announced=st.dictionaries(st.sampled_from(Phase), digests),
     result=st.none() | digests,
+    members_digest=st.none() | digests,
 )
 
 
@@ -98,6 +100,28 @@ def test_reports_survive_the_wire(run: RunName, report: Report) -> None:
     message = coordinator_pb2.ReportRequest.FromString(wire)
     assert message.run == run
     assert report_of(message) == report
+
+
+def test_every_field_of_a_report_survives_the_wire() -> None:
+    full = Report(
+        state="merging",
+        round=6,
+        plan_version=4,
+        metrics={"loss": 0.5},
+        bytes_sent=1,
+        bytes_received=2,
+        merges_adopted=3,
+        merges_rejected=4,
+        message="words",
+        announced={Phase.PARAMETERS: Digest("ab" * 32)},
+        result=Digest("cd" * 32),
+        members_digest=Digest("ef" * 32),
+    )
+    blank = Report(state="", round=0, plan_version=0)
+    same = [f.name for f in fields(Report) if getattr(full, f.name) == getattr(blank, f.name)]
+    assert same == []
+    wire = report_message(RunName("r"), full).SerializeToString()
+    assert report_of(coordinator_pb2.ReportRequest.FromString(wire)) == full
 
 
 @given(sets)

@@ -190,7 +190,7 @@ async def test_a_sender_that_stalls_is_ended(enrol: Enrolment) -> None:
         authorizer=Authorizer(),
         progress_s=0.4,
     )
-    server.add(lambda to: add_CoordinatorServicer_to_server(taking, to))  # type: ignore[no-untyped-call]
+    server.add(lambda to: add_CoordinatorServicer_to_server(taking, to))
     pool = ChannelPool(enrol("operator", Role.OPERATOR))
     method: Any = pool.to(f"127.0.0.1:{await server.start()}", "hub").stream_unary(
         "/weft.v1.Coordinator/PutArtifact",

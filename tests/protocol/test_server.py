@@ -135,7 +135,7 @@ async def test_open_calls_have_the_grace_time(
 ) -> None:
     slow = Slow()
     server = server_at(enrol, "127.0.0.1:0")
-    server.add(lambda to: add_PeerServicer_to_server(slow, to))  # type: ignore[no-untyped-call]
+    server.add(lambda to: add_PeerServicer_to_server(slow, to))
     port = await server.start()
     stub = peer_stub(pool.to(f"127.0.0.1:{port}", "server"))
     asking = asyncio.create_task(call(stub.Status, StatusRequest(), timeout_s=5))

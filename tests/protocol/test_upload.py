@@ -54,7 +54,7 @@ async def hub_at(enrol: Enrolment, hub: Hub) -> AsyncIterator[grpc.aio.Channel]:
     server = Server(
         credentials=enrol("hub", Role.COORDINATOR), listen="127.0.0.1:0", authorizer=Authorizer()
     )
-    server.add(lambda to: add_CoordinatorServicer_to_server(hub, to))  # type: ignore[no-untyped-call]
+    server.add(lambda to: add_CoordinatorServicer_to_server(hub, to))
     pool = ChannelPool(enrol("operator", Role.OPERATOR))
     try:
         yield pool.to(f"127.0.0.1:{await server.start()}", "hub", bulk=True)

@@ -100,7 +100,7 @@ async def serving(
     """A server of the service Peer; yields its port."""
     options.setdefault("authorizer", Authorizer())
     server = Server(credentials=credentials, listen="127.0.0.1:0", **options)
-    server.add(lambda to: add_PeerServicer_to_server(servicer, to))  # type: ignore[no-untyped-call]
+    server.add(lambda to: add_PeerServicer_to_server(servicer, to))
     port = await server.start()
     try:
         yield port
