@@ -197,8 +197,8 @@ def _parsed(adapter: TypeAdapter[T], place: Place, line: Line) -> T:
     # A flipped byte can change the type of a column, too: SQLite keeps it in the row.
     if not all(isinstance(one, str) for one in stored) or _seal(place, line.text) != line.seal:
         raise DatabaseDamaged(
-            f"the stored {' '.join(map(str, place))} is not what was written; restore the database from "
-            "a backup, nothing was changed"
+            f"the stored {' '.join(map(str, place))} is not what was written; restore the "
+            "database from a backup, nothing was changed"
         )
     try:
         return adapter.validate_json(line.text)

@@ -46,11 +46,11 @@ def _check_final(spec: RunSpec) -> None:
 def _check_schedule(spec: RunSpec) -> None:
     schedule = schedule_of(spec, spec.nodes, [1.0] * spec.nodes)
     schedule.check()
-    if schedule.push_sum or schedule.directed:
+    if schedule.push_sum:
         raise BadSpecification(
-            f"topology {spec.topology.graph!r} with weights {spec.topology.weights!r} and schedule "
-            f"{spec.schedule.name!r} sends one way only; daemons merge in pairs: choose an "
-            "undirected graph, and weights other than push_sum"
+            f"topology {spec.topology.graph!r} takes push-sum weights here, and daemons do not "
+            "carry those yet: choose a graph or weights that need none "
+            "(weft topology NAME --nodes N tells)"
         )
 
 

@@ -139,7 +139,7 @@ class Node:
             run=RunName(config.run),
         )
         neighbourhood = Neighbourhood(me, self._spec)
-        self.rounds = RoundMachine(me, neighbourhood.row)
+        self.rounds = RoundMachine(me, neighbourhood.edges)
         self.final = GlobalMerge(me)
         self.life = Life(
             rounds=self.rounds,

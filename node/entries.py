@@ -78,13 +78,14 @@ class Trained(Entry):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published(Entry):
-    """This node's contribution to the round, and the row of W that it will apply."""
+    """This node's contribution to the round, and its edges: whom it hears, who hears it."""
 
     kind: ClassVar[str] = "published"
     round: int
     digest: Digest
     members_digest: Digest
     row: Mapping[NodeId, float]
+    listeners: tuple[NodeId, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,9 +204,9 @@ def from_document(kind: str, document: Mapping[str, Any]) -> Entry:
 
 
 def _restored(name: str, value: Any) -> Any:
-    # JSON has neither tuples nor enums; these three fields are the only ones.
+    # JSON has neither tuples nor enums; these four fields are the only ones.
     if name == "contributors":
         return tuple((node, digest) for node, digest in value)
-    if name == "members":
+    if name in ("members", "listeners"):
         return tuple(value)
     return Phase(value) if name == "phase" else value

@@ -149,7 +149,8 @@ class RoundSteps:
             round=step.round,
             digest=digest,
             members_digest=members_digest(step.members),
-            row=dict(step.row),
+            row=dict(step.edges.row),
+            listeners=step.edges.listeners,
         )
 
     async def collect(self, step: Collect) -> Judged:

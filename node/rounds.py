@@ -32,7 +32,20 @@ from weft.node.entries import (
 from weft.protocol.run import Digest, Epoch, NodeId, Plan, RunSpec, RunState
 from weft.topology.matrices import missing_to_self
 
-Row = Mapping[NodeId, float]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edges:
+    """A node's edges of one round.
+
+    Attributes:
+        row: the row of W that it applies: weights by node, its own included,
+            summing to one.
+        listeners: the nodes whose rows hold this one, sorted; where W is symmetric
+            they are those of the row.
+    """
+
+    row: Mapping[NodeId, float]
+    listeners: tuple[NodeId, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,12 +86,12 @@ class Train:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publish:
-    """Make the trained model a contribution, for the neighbours in `row`."""
+    """Make the trained model a contribution, for those who listen."""
 
     round: int
     model: str
     members: tuple[NodeId, ...]
-    row: Row
+    edges: Edges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +106,11 @@ class Collect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agree:
-    """Learn from each accepted neighbour whether it accepted this node's."""
+    """Learn from each listener whether it accepted this node's contribution.
+
+    Waiting for their verdicts also keeps a node from running away from those who
+    still need what it published.
+    """
 
     round: int
     neighbours: tuple[NodeId, ...]
@@ -152,13 +169,12 @@ class RoundMachine:
 
     Args:
         me: this node.
-        row_of: (epoch, round) -> the row of W that this node applies: weights by
-            node, its own included, summing to one. Pure.
+        edges_of: this node's edges of a round, for an epoch of a plan. Pure.
     """
 
-    def __init__(self, me: NodeId, row_of: Callable[[Plan, Epoch, int], Row]) -> None:
+    def __init__(self, me: NodeId, edges_of: Callable[[Plan, Epoch, int], Edges]) -> None:
         self._me = me
-        self._row_of = row_of
+        self._edges_of = edges_of
         self.spec: RunSpec | None = None
         self.plan: Plan | None = None
         self.stage = Stage.JOINING
@@ -196,8 +212,7 @@ class RoundMachine:
             case Stage.COLLECTING:
                 return self._collecting()
             case Stage.AGREEING:
-                accepted = self.judged[self.round].accepted
-                return Agree(round=self.round, neighbours=tuple(sorted(accepted)))
+                return self._agreeing()
             case Stage.MERGING:
                 return self._merging()
             case Stage.EVALUATING:
@@ -236,10 +251,12 @@ class RoundMachine:
     def _publishing(self) -> Step:
         plan = self._held()
         epoch = plan.epoch_of(self.round)
-        row = self._row_of(plan, epoch, self.round) if self._me in epoch.members else {}
-        if set(row) <= {self._me}:
+        if self._me not in epoch.members:
             return Evaluate(round=self.round, model=self._model)
-        return Publish(round=self.round, model=self._model, members=epoch.members, row=row)
+        edges = self._edges_of(plan, epoch, self.round)
+        if set(edges.row) <= {self._me} and not edges.listeners:
+            return Evaluate(round=self.round, model=self._model)
+        return Publish(round=self.round, model=self._model, members=epoch.members, edges=edges)
 
     def _collecting(self) -> Step:
         published = self.published[self.round]
@@ -250,6 +267,13 @@ class RoundMachine:
             neighbours=tuple(sorted(set(published.row) - {self._me})),
         )
 
+    def _agreeing(self) -> Step:
+        missed = self.judged[self.round].missed
+        listeners = self.published[self.round].listeners
+        # Whoever did not deliver in time is not waited for a second time.
+        asked = tuple(node for node in listeners if node not in missed)
+        return Agree(round=self.round, neighbours=asked)
+
     def _merging(self) -> Step:
         chosen = self.chosen[self.round]
         if set(chosen.parents) == {self._me}:
@@ -259,11 +283,13 @@ class RoundMachine:
     def choose(self, declined: Mapping[NodeId, str]) -> Chosen:
         """Fix what the round merges, once the neighbours' verdicts are in.
 
-        An edge is used where both ends accepted; a missed edge gives its weight
-        to self. Where both ends do so, the mean over the nodes stays.
+        A missed edge gives its weight to self. An edge that goes both ways is used
+        where neither end declined, so both book it alike and the mean over the
+        nodes stays; on an edge that goes one way only the listener can know.
         """
         published, judged = self.published[self.round], self.judged[self.round]
-        missed = {**judged.missed, **declined}
+        mutual = {node: why for node, why in declined.items() if node in judged.accepted}
+        missed = {**judged.missed, **mutual}
         row = missing_to_self(published.row, self._me, set(missed))
         parents = {self._me: published.digest, **judged.accepted}
         return Chosen(

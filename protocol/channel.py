@@ -90,12 +90,12 @@ class ChannelPool:
 
 def peer_stub(channel: grpc.aio.Channel) -> PeerStub:
     """The generated stub of the service Peer, typed."""
-    return PeerStub(channel)  # type: ignore[no-untyped-call]
+    return PeerStub(channel)
 
 
 def coordinator_stub(channel: grpc.aio.Channel) -> CoordinatorStub:
     """The generated stub of the service Coordinator, typed."""
-    return CoordinatorStub(channel)  # type: ignore[no-untyped-call]
+    return CoordinatorStub(channel)
 
 
 async def call(method: Any, request: Any, *, timeout_s: float) -> Any:

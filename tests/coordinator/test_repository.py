@@ -187,7 +187,7 @@ def test_a_flipped_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
     whole = file.read_bytes()
     chance = random.Random(1)
     noticed = 0
-    for _ in range(300):
+    for _ in range(150):
         place = chance.randrange(len(whole))
         broken = bytearray(whole)
         broken[place] ^= 1 << chance.randrange(8)
@@ -195,7 +195,7 @@ def test_a_flipped_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
         for leftover in tmp_path.glob("runs.sqlite-*"):
             leftover.unlink()
         noticed += not _reads_as_written(tmp_path, first.identity)
-    assert noticed >= 20
+    assert noticed >= 10
 
 
 def _reads_as_written(folder: Path, identity: str) -> bool:

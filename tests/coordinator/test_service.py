@@ -338,7 +338,7 @@ async def test_a_base_is_for_the_members_of_its_run_and_operators(
 ) -> None:
     await started(coordinator)
     holder = Holder("coordinator", coordinator.address)
-    theirs = Store(tmp_path / "theirs")
+    theirs, empty = Store(tmp_path / "theirs"), Store(tmp_path / "empty")
 
     async def fetch(digest: str, name: str, role: Role = Role.NODE) -> None:
         await fetch_artifact(theirs, digest, [holder], coordinator.pool(name, role))
@@ -351,7 +351,7 @@ async def test_a_base_is_for_the_members_of_its_run_and_operators(
     await fetch(other, "olga", Role.OPERATOR)
     await call(coordinator.stub("b").Leave, wire.LeaveRequest(run=NAME), timeout_s=S)
     with pytest.raises(Denied, match="b may not read"):
-        await fetch(coordinator.base, "b")
+        await fetch_artifact(empty, coordinator.base, [holder], coordinator.pool("b"))
 
 
 async def test_a_full_set_under_one_list_is_committed_at_once(coordinator: Running) -> None:

@@ -23,6 +23,7 @@ from weft.node.rounds import (
     Agree,
     Begin,
     Collect,
+    Edges,
     Evaluate,
     Join,
     Merge,
@@ -68,16 +69,28 @@ def plan(state: RunState = RunState.RUNNING, version: int = 1, from_round: int =
     )
 
 
-def thirds(plan: Plan, epoch: Epoch, round: int) -> dict[NodeId, float]:
-    return dict.fromkeys(epoch.members, 1 / 3)
+EdgesOf = Callable[[Plan, Epoch, int], Edges]
 
 
-def alone(plan: Plan, epoch: Epoch, round: int) -> dict[NodeId, float]:
-    return {A: 1.0}
+def thirds(plan: Plan, epoch: Epoch, round: int) -> Edges:
+    return Edges(row=dict.fromkeys(epoch.members, 1 / 3), listeners=(B, C))
 
 
-def machine(row: Callable[[Plan, Epoch, int], dict[NodeId, float]] = thirds) -> RoundMachine:
-    return RoundMachine(A, row)
+def alone(plan: Plan, epoch: Epoch, round: int) -> Edges:
+    return Edges(row={A: 1.0}, listeners=())
+
+
+def one_way(plan: Plan, epoch: Epoch, round: int) -> Edges:
+    """a hears b, and c hears a."""
+    return Edges(row={A: 0.5, B: 0.5}, listeners=(C,))
+
+
+def only_heard(plan: Plan, epoch: Epoch, round: int) -> Edges:
+    return Edges(row={A: 1.0}, listeners=(C,))
+
+
+def machine(edges_of: EdgesOf = thirds) -> RoundMachine:
+    return RoundMachine(A, edges_of)
 
 
 def digest(text: str) -> Digest:
@@ -97,12 +110,13 @@ def perform(node: RoundMachine, step: Step) -> Entry:  # noqa: C901 - one line a
             return TrainingBegun(round=round)
         case Train(round=round, model=model):
             return Trained(round=round, model=f"T({model})", state=f"S{round}")
-        case Publish(round=round, model=model, members=members, row=row):
+        case Publish(round=round, model=model, members=members, edges=edges):
             return Published(
                 round=round,
                 digest=digest(f"P({model})"),
                 members_digest=members_digest(members),
-                row=dict(row),
+                row=dict(edges.row),
+                listeners=edges.listeners,
             )
         case Collect(round=round, neighbours=neighbours):
             accepted = {node: digest(f"{node}{round}") for node in neighbours}
@@ -274,6 +288,21 @@ def test_a_plan_that_changes_within_a_round_does_not_change_its_row() -> None:
     step = node.step()
     assert isinstance(step, Collect)
     assert step.neighbours == (B, C)
+
+
+def test_on_one_way_edges_listeners_are_waited_for_and_change_nothing() -> None:
+    node = machine(one_way)
+    while not isinstance(step := node.step(), Agree):
+        node.apply(perform(node, step))
+    assert step.neighbours == (C,)
+    chosen = node.choose({C: "declined: norm"})
+    assert chosen.weights == {A: 0.5, B: 0.5}
+    assert chosen.missed == {}
+
+
+def test_who_is_only_heard_publishes_all_the_same() -> None:
+    whole = "training trained published judged chosen evaluated"
+    assert kinds(run(machine(only_heard))) == f"joined plan started {whole} {whole}"
 
 
 def test_entries_survive_json() -> None:

@@ -54,7 +54,12 @@ def test_what_is_wrong_is_said_in_one_line(
     assert "\n" not in str(refused.value)
 
 
-BODY = "class T:\n    place = {0!r}\n    def model(self): ...\n    def train(self, model, round): ...\n"
+BODY = """
+class T:
+    place = {0!r}
+    def model(self): ...
+    def train(self, model, round): ...
+"""
 
 
 @pytest.mark.parametrize("name", ["weft_namesake", "weft_names.inner", "weft_pack"])
