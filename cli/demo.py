@@ -237,6 +237,7 @@ def _summary(outcome: "Outcome", folder: "DemoFolder") -> "RenderableType":
         table,
         f"mean of all contributions, had it been merged: {_over_time(outcome.counterfactual)}",
         f"{outcome.seconds:.1f} s, {size(sum(outcome.traffic.sent.values()))} sent",
+        f"neighbour merges adopted: {_share(outcome.adopted_share)}",
         f"report: {folder.report}",
         f"model:  {folder.merged_model}",
     )
@@ -247,3 +248,7 @@ def _over_time(values: "Sequence[float]") -> str:
     count = len(values)
     rounds = sorted({max(1, round(count * part / 4)) for part in range(5)})
     return ", ".join(f"{values[at - 1]:.1%} after round {at}" for at in rounds)
+
+
+def _share(share: float | None) -> str:
+    return "none were due" if share is None else f"{100 * share:.1f} %"

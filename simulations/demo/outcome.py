@@ -108,6 +108,20 @@ class Outcome:
         """Whether all nodes ended with one digest."""
         return len({story.result for story in self.stories}) == 1
 
+    @property
+    def missed_edges(self) -> int:
+        """Edges that carried nothing, over all nodes and rounds."""
+        return sum(len(done.missed) for story in self.stories for done in story.rounds)
+
+    @property
+    def adopted_share(self) -> float | None:
+        """The share of edges whose contribution was merged; None where there was none."""
+        used = sum(
+            len(set(done.parents) - {story.node}) for story in self.stories for done in story.rounds
+        )
+        met = used + self.missed_edges
+        return used / met if met else None
+
     def document(self) -> dict[str, object]:
         """The figures as JSON values."""
         names = [story.node for story in self.stories]
@@ -127,9 +141,8 @@ class Outcome:
             "bytes_sent_by_node": [self.traffic.sent.get(name, 0) for name in names],
             "bytes_received_by_node": [self.traffic.received.get(name, 0) for name in names],
             "merged_digest": self.stories[0].result if self.agreed else None,
-            "missed_edges": sum(
-                len(done.missed) for story in self.stories for done in story.rounds
-            ),
+            "missed_edges": self.missed_edges,
+            "adopted_share": self.adopted_share,
             "seconds": self.seconds,
         }
 

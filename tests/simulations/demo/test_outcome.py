@@ -32,6 +32,10 @@ def test_document_by_hand() -> None:
     assert document["bytes_sent"] == 30
     assert document["bytes_received_by_node"] == [20, 0]
     assert document["missed_edges"] == 1
+    share = outcome().adopted_share
+    assert document["adopted_share"] == share
+    assert share is not None
+    assert 0 < share < 1
     assert document["merged_digest"] == "ee" * 32
     assert json.loads(json.dumps(document)) == document
 
