@@ -67,6 +67,15 @@ class Peers:
             raise Unavailable(f"{node} is not in the plan that this node holds")
         return Holder(name=member.node, address=member.address)
 
+    def is_planned(self, node: NodeId) -> bool:
+        """Whether a member is among those of the newest epoch.
+
+        Who left, was dropped or whose certificate was revoked is not: nothing is
+        fetched from it any more, and nobody waits for it.
+        """
+        plan = self._plan_of()
+        return plan is not None and bool(plan.epochs) and node in plan.epochs[-1].members
+
     def data_size(self, node: NodeId) -> int:
         """Examples that a member trains on; 0 where it did not say."""
         plan = self._plan_of()
@@ -197,7 +206,7 @@ class Collector:
         self, round: int, members_digest: Digest, node: NodeId
     ) -> Arrived | Missed:
         pause, corrupt = Pauses(), 0
-        while True:
+        while self._peers.is_planned(node):
             try:
                 digest = await self._published(round, members_digest, node)
                 await self._fetch(digest, node, round)
@@ -219,9 +228,10 @@ class Collector:
                 # have joined yet. Asked again, and told, until the policy ends it.
                 self._say(node, str(away))
             await pause.wait()
+        return Missed(Reason.LEFT)
 
     async def _published(self, round: int, members_digest: Digest, node: NodeId) -> Digest:
-        while True:
+        while self._peers.is_planned(node):
             request = pb.ContributionRequest(
                 run=self._peers.run,
                 round=round,
@@ -237,10 +247,11 @@ class Collector:
             if reply.members_digest:
                 raise Unavailable(f"{node} holds another list of members for round {round}")
             self._say(node, f"{reply.state} in round {reply.at_round}")
+        raise Unavailable(f"{node} is not among the members any more")
 
     async def _verdict(self, round: int, node: NodeId) -> str:
         pause = Pauses()
-        while True:
+        while self._peers.is_planned(node):
             request = pb.VerdictRequest(run=self._peers.run, round=round, wait_s=LONG_POLL_S)
             try:
                 reply = await call(
@@ -252,6 +263,7 @@ class Collector:
             except WeftError as away:
                 self._say(node, str(away))
                 await pause.wait()
+        return str(Reason.LEFT)
 
     def _heard(self, node: NodeId) -> None:
         self._on_contact(node)

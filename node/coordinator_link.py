@@ -11,9 +11,10 @@ from contextlib import aclosing
 
 import structlog
 
-from weft.errors import NotFound, Unavailable, WeftError
+from weft.errors import Denied, NotFound, Unavailable, WeftError
 from weft.protocol.channel import ChannelPool, call, coordinator_stub, stream
 from weft.protocol.convert import global_set_message, plan_of, report_message
+from weft.protocol.errors import HandshakeFailed
 from weft.protocol.run import GlobalSet, Plan, Report, RunName, RunSpec
 from weft.protocol.v1.coordinator_pb2 import JoinRequest, PromiseRequest, WatchRequest
 
@@ -78,14 +79,21 @@ class CoordinatorLink:
         """Hand over every newer plan, for ever; reconnects by itself.
 
         Each connection begins with a join: the coordinator learns where this node
-        is now, and takes it in again if it was dropped while it was away. Nothing
-        that a coordinator says or fails to say ends a node that has a journal.
+        is now, and takes it in again if it was dropped while it was away. A node
+        that has a journal goes on whatever else the coordinator answers.
+
+        Raises:
+            Denied: the coordinator does not let this node in any more.
         """
         pause = Pauses()
         while True:
             try:
                 await join()
                 await self._follow_once(version_of(), on_plan, pause)
+            except HandshakeFailed as away:
+                self._lost(away)
+            except Denied:
+                raise  # this node may not: its certificate was revoked, say
             except WeftError as away:
                 self._lost(away)
             await pause.wait()

@@ -16,7 +16,7 @@ import structlog
 
 from weft.checkpoints.disk import free_bytes
 from weft.checkpoints.manifest import Manifest
-from weft.errors import Refused
+from weft.errors import Refused, WeftError
 from weft.node.backends import backend_for
 from weft.node.board import Board
 from weft.node.collector import Collector, Peers
@@ -208,7 +208,11 @@ class Node:
         async with _background(follow):
             await self.joining.ensure_base(self._spec().base)
             async with _background(self.reporter.run(self._spec().lease_s)):
-                await self._live(training)
+                try:
+                    await self._live(training)
+                except WeftError as failure:
+                    await self.reporter.last_words(f"stopped: {failure}")
+                    raise
 
     async def _listen(self, stack: AsyncExitStack) -> int:
         artifacts = ArtifactService(

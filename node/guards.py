@@ -33,6 +33,7 @@ class Reason(StrEnum):
     SCORE = "score"  # the merged model measures worse
     CORRUPT = "corrupt"  # bytes that do not match their digests
     LATE = "late"  # not there by the deadline
+    LEFT = "left"  # no member any more: left, dropped or revoked
     UNREACHABLE = "unreachable"  # did not answer
     DECLINED = "declined"  # the other end refused this node's
 

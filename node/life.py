@@ -10,7 +10,7 @@ import time
 import structlog
 
 from weft.node.board import Board
-from weft.node.entries import Entry, PlanHeld, from_document, to_document
+from weft.node.entries import Entry, Evaluated, PlanHeld, from_document, to_document
 from weft.node.global_merge import (
     Announce,
     Finish,
@@ -105,7 +105,19 @@ class Life:
         async with self._writing:
             await self._write(entry)
         self._board.notify()
+        if isinstance(entry, Evaluated):
+            self._tell(entry)
         log.debug("journalled", kind=entry.kind, round=self.rounds.round)
+
+    def _tell(self, ended: Evaluated) -> None:
+        chosen = self.rounds.chosen.get(ended.round)
+        log.info(
+            "round done",
+            round=ended.round,
+            merged_with=[] if chosen is None else sorted(chosen.parents),
+            missed={} if chosen is None else dict(chosen.missed),
+            **{name: round(value, 4) for name, value in self.rounds.metrics.items()},
+        )
 
     async def _write(self, entry: Entry) -> None:
         count = await asyncio.to_thread(self._journal.append, entry.kind, to_document(entry))

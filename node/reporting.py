@@ -65,6 +65,14 @@ class Reporter:
             await asyncio.sleep(_SHORTEST_S)
             await self._board.wait_for(self._differs, lease_s / 3)
 
+    async def last_words(self, text: str) -> None:
+        """Tell the coordinator why this node stops, if it can be told at once."""
+        self._life.say(text)
+        try:
+            await self._link.report(self.report())
+        except WeftError as away:
+            log.debug("last words not delivered", reason=str(away))
+
     def _differs(self) -> bool | None:
         # Reporting moves bytes itself: they alone are no reason to report again.
         if self.delivered is None:

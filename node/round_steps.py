@@ -310,7 +310,8 @@ class RoundSteps:
         for digest, owner in store.pins():
             if owner.startswith("round-") and int(owner.removeprefix("round-")) < oldest:
                 store.unpin(digest, owner)
-        store.gc()
+        # Nothing else writes to the store between two rounds: what nobody pins is garbage.
+        store.gc(keep_unpinned_s=0)
         self.workspace.discard_rounds_before(oldest)
 
     def _deadline(self) -> float | None:

@@ -103,7 +103,7 @@ def server_options() -> list[tuple[str, Any]]:
         ("grpc.server_handshake_timeout_ms", round(limits.HANDSHAKE_S * 1000)),
         ("grpc.max_concurrent_streams", limits.CALLS_PER_IDENTITY),
         # Half of what our channels send: clocks drift, and two strikes end a connection.
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", round(limits.KEEPALIVE_S * 500)),
+        ("grpc.http2.min_ping_interval_without_data_ms", round(limits.KEEPALIVE_S * 500)),
         # Two daemons on one port would share it silently otherwise.
         ("grpc.so_reuseport", 0),
         *keepalive_options(),

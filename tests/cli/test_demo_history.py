@@ -49,6 +49,7 @@ def a_round(round: int, **changes: Any) -> list[Entry]:
             digest=OWN,
             members_digest=Digest("aa" * 32),
             row={ME: 0.5, OTHER: 0.5},
+            listeners=(OTHER,),
         ),
         Chosen(
             round=round,

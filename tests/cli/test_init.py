@@ -183,4 +183,6 @@ def _take_free_ports(folder: Path) -> None:
         text = path.read_text()
         for port, free in ports.items():
             text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{free}")
+        if path.name == "coordinator.toml":
+            text += 'metrics = ""\n'  # its default is one port for the whole machine
         path.write_text(text)

@@ -162,3 +162,15 @@ def test_status_as_json_is_one_document(tmp_path: Path) -> None:
         fed.wait_done()
         document = json.loads(fed.weft("status", "r", "--json").stdout)
         assert document["plan"]["state"] == "finished"
+
+
+def test_a_revoked_node_is_shut_out_and_the_others_go_on(tmp_path: Path) -> None:
+    with federation(tmp_path, nodes=3, rounds=12, options={"sleep_s": 0.5}) as fed:
+        fed.start_all()
+        fed.wait(lambda: fed.log("n0").count('"evaluated"') >= 2, "two rounds are done")
+        fed.weft("certs", "revoke", "ca", "n2")
+        assert ended(fed, "n2") == 2
+        assert "revoked" in last_line(fed, "n2")
+        fed.wait_done(["n0", "n1"])
+        assert fed.merged("n0") == fed.merged("n1")
+        assert '"left"' in fed.log("n0")

@@ -102,7 +102,7 @@ def test_all_three_keepalive_arguments_are_set(options: list[tuple[str, Any]]) -
 
 
 def test_a_server_allows_the_pings_of_our_channels() -> None:
-    least = dict(server_options())["grpc.http2.min_recv_ping_interval_without_data_ms"]
+    least = dict(server_options())["grpc.http2.min_ping_interval_without_data_ms"]
     assert least < dict(channel_options("a"))["grpc.keepalive_time_ms"]
 
 

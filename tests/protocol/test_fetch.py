@@ -220,10 +220,10 @@ async def test_a_lie_is_never_stored(
     digest = deposit(held, CHUNKS)
     async with serving(enrol("liar"), LyingPeer(held, lie)) as port:
         if lie is beyond_the_end:  # all of it had come, and right: there is nothing to refuse
-            await fetch_artifact(fetched, digest, [at("liar", port)], pool, progress_s=0.3)
+            await fetch_artifact(fetched, digest, [at("liar", port)], pool, progress_s=1.5)
             return
         with pytest.raises(LIES[lie], match="liar"):
-            await fetch_artifact(fetched, digest, [at("liar", port)], pool, progress_s=0.3)
+            await fetch_artifact(fetched, digest, [at("liar", port)], pool, progress_s=1.5)
     assert not fetched.has(digest)
 
 
