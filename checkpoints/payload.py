@@ -9,7 +9,7 @@ from typing import Final, Self
 from weft.checkpoints.digest import CHUNK_BYTES, chunk_digest
 from weft.checkpoints.disk import open_for_reading, read_exactly
 from weft.checkpoints.errors import CorruptArtifact, MissingArtifact, MissingCheckpoint
-from weft.checkpoints.header import LENGTH_BYTES
+from weft.checkpoints.header import LENGTH_BYTES, build_header
 from weft.checkpoints.manifest import ChunkRef, Manifest
 
 REMEDY: Final = "remove it (weft store verify --remove) and fetch or make it again"
@@ -57,6 +57,23 @@ class Payload:
     @property
     def _name(self) -> str:
         return f"artifact {self.manifest.digest}"
+
+    def check_header(self) -> None:
+        """Compare the file's header with the one that the manifest implies.
+
+        Weft reads by the manifest; other programs open the file by its header.
+
+        Raises:
+            CorruptArtifact: it has changed on the disk.
+        """
+        found = bytearray(self._data_start)
+        read_exactly(self._descriptor, memoryview(found), 0, self._name)
+        manifest = self.manifest
+        expected = build_header(
+            manifest.stored_schema, manifest.metadata, reserved=self._data_start
+        )
+        if found != expected:
+            raise CorruptArtifact(f"{self._name}: its header has changed on the disk; {REMEDY}")
 
     def read_chunk(self, index: int) -> bytes:
         """One chunk.

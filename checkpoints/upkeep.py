@@ -104,6 +104,7 @@ def judge(folders: Folders, digest: str, manifest_bytes_of: Callable[[str], byte
     try:
         manifest = Manifest.from_bytes(manifest_bytes_of(digest))
         with Payload(folders.object(digest) / PAYLOAD_NAME, manifest) as payload:
+            payload.check_header()
             for entry in manifest.tensors:
                 for _ in payload.chunks(entry.name):
                     pass
