@@ -239,6 +239,10 @@ async def _from_status(error: grpc.aio.AioRpcError, method: Any, timeout_s: floa
             return refusal
     if code is grpc.StatusCode.DEADLINE_EXCEEDED and "Deadline Exceeded" in details:
         details = f"no answer to {method} within {timeout_s:g} s"
+    if details.startswith("failed to connect to all addresses"):
+        # gRPC's text goes on for three lines; what a person needs is the end of it.
+        cause = details.rpartition(": ")[2] or "no connection"
+        details = f"nobody answers there ({cause}); is it running, and is the address right?"
     return error_of(code, f"{_whom(method)}: {details}")
 
 
