@@ -45,7 +45,7 @@ def reasons(
 
 def test_the_reasons_are_closed() -> None:
     assert [reason.value for reason in Reason] == [
-        "schema", "base", "non_finite", "norm", "cosine", "score", "corrupt", "late",
+        "schema", "base", "non_finite", "norm", "cosine", "score", "corrupt", "late", "left",
         "unreachable", "declined",
     ]  # fmt: skip
 
