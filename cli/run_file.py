@@ -141,18 +141,11 @@ def with_base(spec: RunSpec, digest: str) -> RunSpec:
 def _check(file: RunFile) -> None:
     """What can be told before a model is built, let alone sent."""
     from weft.merging import registry
-    from weft.protocol.scheduling import schedule_params
-    from weft.topology.schedules import build_schedule
+    from weft.protocol.scheduling import schedule_before
 
     for section in (file.merge, file.final):
         registry.create(section.method, **section.options)
-    build_schedule(
-        schedule_params(file),
-        nodes=file.nodes,
-        rounds=file.rounds,
-        seed=file.seed,
-        data_sizes=[1.0] * file.nodes,
-    ).check()
+    schedule_before(file).check()
 
 
 def _spec(file: RunFile, schema: "Schema") -> RunSpec:

@@ -88,16 +88,9 @@ def forecast(spec: "RunSpec", model_bytes: int, bandwidth_bit_s: float | None) -
     Raises:
         InvalidInput: a graph, weights or schedule that cannot be; names the nearest.
     """
-    from weft.protocol.scheduling import schedule_params
-    from weft.topology.schedules import build_schedule
+    from weft.protocol.scheduling import schedule_before
 
-    schedule = build_schedule(
-        schedule_params(spec),
-        nodes=spec.nodes,
-        rounds=spec.rounds,
-        seed=spec.seed,
-        data_sizes=[1.0] * spec.nodes,
-    )
+    schedule = schedule_before(spec)
     schedule.check()
     return Forecast(
         run=spec.name,

@@ -12,7 +12,7 @@ from weft.coordinator.errors import BadSpecification, BaseMissing
 from weft.merging import registry
 from weft.merging.registry import Kind
 from weft.protocol.run import RunSpec
-from weft.protocol.scheduling import schedule_of
+from weft.protocol.scheduling import schedule_before
 
 
 def check(spec: RunSpec, store: Store) -> None:
@@ -44,7 +44,7 @@ def _check_final(spec: RunSpec) -> None:
 
 
 def _check_schedule(spec: RunSpec) -> None:
-    schedule = schedule_of(spec, spec.nodes, [1.0] * spec.nodes)
+    schedule = schedule_before(spec)
     schedule.check()
     if schedule.push_sum:
         raise BadSpecification(

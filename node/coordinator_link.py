@@ -16,12 +16,13 @@ from weft.protocol.channel import ChannelPool, call, coordinator_stub, stream
 from weft.protocol.convert import global_set_message, plan_of, report_message
 from weft.protocol.errors import HandshakeFailed
 from weft.protocol.run import GlobalSet, Plan, Report, RunName, RunSpec
+from weft.protocol.transfer import pause_s
 from weft.protocol.v1.coordinator_pb2 import JoinRequest, PromiseRequest, WatchRequest
 
 log = structlog.get_logger(__name__)
 
 _CONTROL_S = 5.0
-_LONGEST_PAUSE_S = 10.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 _KEEPALIVE_S = 5.0
 
 
@@ -29,16 +30,19 @@ class Pauses:
     """A jittered exponential back-off; `reset` after a success."""
 
     def __init__(self) -> None:
-        self._next = 0.2
+        self._failures = 0
 
     def reset(self) -> None:
         """Start again with the shortest pause."""
-        self._next = 0.2
+        self._failures = 0
 
     async def wait(self) -> None:
         """Sleep for the next pause."""
-        pause, self._next = self._next, min(self._next * 2, _LONGEST_PAUSE_S)
-        await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+        self._failures += 1
+        pause = pause_s(
+            self._failures, random.random(), first_s=_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S
+        )
+        await asyncio.sleep(pause)
 
 
 class CoordinatorLink:

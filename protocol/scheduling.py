@@ -32,6 +32,11 @@ def schedule_of(spec: RunSpec, nodes: int, data_sizes: Sequence[float]) -> Sched
     )
 
 
+def schedule_before(spec: RunSpec) -> Schedule:
+    """The run's schedule before anybody joins: all its nodes, with equal data."""
+    return schedule_of(spec, spec.nodes, [1.0] * spec.nodes)
+
+
 def schedule_for(spec: RunSpec, plan: Plan, epoch: Epoch) -> Schedule:
     """The schedule of an epoch; node i is the i-th of its sorted members."""
     sizes = {member.node: member.data_size for member in plan.members}
