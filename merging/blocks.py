@@ -8,12 +8,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from weft.merging.errors import CannotMerge
 from weft.merging.folding import FoldState
-from weft.merging.method import Facts, Fold, Joint, Method, Sequential
+from weft.merging.method import Combination, Facts, Fold, Joint, Method, Sequential
+from weft.merging.methods.weighted_sum import WeightedSum
 from weft.merging.monoids import Shape
+from weft.merging.precision import Precision
 from weft.merging.tally import Tally
 
 
@@ -25,13 +28,15 @@ class Block:
         name: of the tensor.
         tensor_shape: of the whole tensor.
         shape: of the block; the same where the method's scope is matrix.
-        base: the base's block, float64, where there is one.
+        base: the base's block, where there is one.
+        precision: in which it is merged; base and task vectors have its dtype.
     """
 
     name: str
     tensor_shape: Shape
     shape: Shape
     base: Tensor | None = None
+    precision: Precision = Precision.EXACT
 
 
 def merge_block(
@@ -40,14 +45,15 @@ def merge_block(
     """The merged task vector of one block.
 
     Args:
-        method: a fold, a sequential or a joint method.
+        method: any but a transform or a calibration. Of a combination the block is the
+            whole tensor, or all there is of a model.
         block: which block.
-        deltas: one task vector a contribution, float64, of the block's shape. Iterated
+        deltas: one task vector a contribution, of the block's shape. Iterated
             once a phase; folds and sequential methods keep one in memory at a time.
         facts: one for each task vector. Those of weight zero are left out.
 
     Returns:
-        Float64, of the block's shape.
+        Of the block's shape, in the dtype of its precision.
 
     Raises:
         CannotMerge: nothing to merge, or the method does not merge.
@@ -61,6 +67,8 @@ def merge_block(
         return _absorb(method, block, deltas, facts)
     if isinstance(method, Joint):
         return _merge(method, block, deltas, facts)
+    if isinstance(method, Combination):
+        return _combine(method, block, list(deltas), facts)
     raise CannotMerge(f"{type(method).__name__} changes one task vector; it does not merge several")
 
 
@@ -100,9 +108,10 @@ def _phase(
         tensor_shape=block.tensor_shape,
         phase=phase,
         previous=previous,
+        precision=block.precision,
     )
     for delta, fact in zip(deltas, facts, strict=True):
-        state.add(delta, fact)
+        state.take(delta, fact)
     return state
 
 
@@ -113,9 +122,9 @@ def _absorb(
     tally = Tally()
     for delta, fact in zip(deltas, facts, strict=True):
         if fact.weight != 0:
-            state = method.absorb(block.name, state, delta, fact)
+            state = method.absorb(block.name, state, delta.to(torch.float64), fact)
             tally.add(fact.weight)
-    return method.result(block.name, state, tally.totals)
+    return method.result(block.name, state, tally.totals).to(block.precision.dtype)
 
 
 def _merge(method: Joint, block: Block, deltas: Iterable[Tensor], facts: Sequence[Facts]) -> Tensor:
@@ -125,3 +134,32 @@ def _merge(method: Joint, block: Block, deltas: Iterable[Tensor], facts: Sequenc
     return method.merge(
         block.name, [delta for delta, _ in pairs], [fact for _, fact in pairs], block.base
     )
+
+
+def _combine(
+    method: Combination, block: Block, deltas: Sequence[Tensor], facts: Sequence[Facts]
+) -> Tensor:
+    rows = torch.stack([delta.flatten().to(torch.float64) for delta in deltas])
+    weighted = combined(method, rows @ rows.T, facts)
+    if all(fact.weight == 0 for fact in weighted):
+        return torch.zeros(block.shape, dtype=block.precision.dtype)
+    return _fold(WeightedSum(), block, deltas, weighted)
+
+
+def combined(method: Combination, gram: Tensor, facts: Sequence[Facts]) -> list[Facts]:
+    """The facts with the coefficients of a combination as weights, in the order given.
+
+    Args:
+        method: the combination.
+        gram: (n, n), float64; inner products over the tensor or the model.
+        facts: one for each contribution; those of weight zero stay at zero.
+    """
+    present = [index for index, fact in enumerate(facts) if fact.weight != 0]
+    if not method.ordered:
+        present.sort(key=lambda index: facts[index].contribution)
+    chosen = [facts[index] for index in present]
+    weighted = list(facts)
+    found = method.coefficients(gram[present][:, present], chosen)
+    for index, coefficient in zip(present, found, strict=True):
+        weighted[index] = replace(facts[index], weight=float(coefficient))
+    return weighted

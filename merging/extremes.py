@@ -16,6 +16,7 @@ from weft.merging.monoids import (
     first_marked,
     per_element,
 )
+from weft.merging.plain import PlainMax, PlainMin
 
 
 class _Extreme(Field):
@@ -26,9 +27,12 @@ class _Extreme(Field):
 
     __slots__ = ()
 
-    dtype: ClassVar[torch.dtype] = torch.float64
     removable: ClassVar[bool] = False
     neutral: ClassVar[float]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float64
 
     def zero(self, shape: Shape) -> Cell:
         return Cell(torch.full(self.state_shape(shape), self.neutral, dtype=self.dtype))
@@ -62,6 +66,10 @@ class Max(_Extreme):
 
     extent: Extent = per_element
 
+    def plain(self, dtype: torch.dtype) -> Field:
+        """The same without checks."""
+        return PlainMax(dtype, self.extent)
+
     def combine(self, cell: Cell, other: Cell, where: str) -> None:
         """Keep the larger, element by element."""
         self.require_room(cell, other, where)
@@ -75,6 +83,10 @@ class Min(_Extreme):
     neutral: ClassVar[float] = math.inf
 
     extent: Extent = per_element
+
+    def plain(self, dtype: torch.dtype) -> Field:
+        """The same without checks."""
+        return PlainMin(dtype, self.extent)
 
     def combine(self, cell: Cell, other: Cell, where: str) -> None:
         """Keep the smaller, element by element."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from weft.merging.errors import CannotMerge
 from weft.merging.method import Facts, Fold
 from weft.merging.monoids import Shape
+from weft.merging.precision import Precision
 from weft.merging.state import State
 from weft.merging.tally import Tally
 
@@ -46,6 +47,7 @@ class FoldState:
         tensor_shape: Shape | None = None,
         phase: int = 0,
         previous: Mapping[str, Tensor] | None = None,
+        precision: Precision = Precision.EXACT,
     ) -> "FoldState":
         """Nothing folded yet.
 
@@ -56,8 +58,10 @@ class FoldState:
             tensor_shape: of the whole tensor, where `shape` is only a block of it.
             phase: from zero.
             previous: `values()` of the phase before.
+            precision: of the sums; the blocks must have its dtype.
         """
-        fields = method.fields(name, shape if tensor_shape is None else tensor_shape, phase)
+        whole = shape if tensor_shape is None else tensor_shape
+        fields = precision.fields(method.fields(name, whole, phase))
         return cls(method, name, State.zero(fields, shape), Tally(), previous or {})
 
     @property
@@ -73,6 +77,16 @@ class FoldState:
         """
         if facts.weight != 0:
             self._state.add(self._lift(block, facts), self._where(facts))
+            self._tally.add(facts.weight)
+
+    def take(self, block: Tensor, facts: Facts) -> None:
+        """As `add`, in fewer passes over memory; an error spoils the state.
+
+        Raises:
+            NonFinite, OutOfBound, FoldFull: names contribution, tensor and value.
+        """
+        if facts.weight != 0:
+            self._state.take(self._lift(block, facts), self._where(facts))
             self._tally.add(facts.weight)
 
     def remove(self, block: Tensor, facts: Facts) -> None:
@@ -101,11 +115,11 @@ class FoldState:
         self._tally.combine(other._tally)
 
     def values(self) -> dict[str, Tensor]:
-        """Values of all fields of this phase and the ones before it: float64."""
+        """Values of all fields of this phase and the ones before it."""
         return {**self._previous, **self._state.values()}
 
     def finish(self, base: Tensor | None = None) -> Tensor:
-        """The merged task vector, float64.
+        """The merged task vector.
 
         Raises:
             CannotMerge: nothing of non-zero weight has been added.

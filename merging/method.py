@@ -1,45 +1,55 @@
-"""What a merge method is: the contracts, and what a method is told.
+"""What a merge method is: the contracts.
 
-All methods work on *task vectors*, D = theta - theta_0 in float64 (theta itself where
-there is no base), and return the merged task vector; whoever calls adds the base and
-rounds once to the output's dtype. A method sees a block of a tensor at a time, or the
-whole tensor where `scope` says so. It never sees a file, and keeps no state of its own:
-it is a frozen dataclass whose fields are the hyperparameters.
+All methods work on *task vectors*, D = theta - theta_0 (theta itself where there is no
+base), and return the merged task vector; whoever calls adds the base and rounds once to
+the output's dtype. Blocks are float64, or float32 where the caller asked for fast sums
+(`weft.merging.precision`): a method computes in the dtype of the block that it is given.
+It sees a block of a tensor at a time, or the whole tensor where `scope` says so. It never
+sees a file, and keeps no state of its own: it is a frozen dataclass whose fields are the
+hyperparameters, each declared with `weft.merging.hyperparameters.option`.
 
-Four kinds:
+Six kinds:
 
     Fold         lift each contribution into the fields of a state, finish the total
+    Combination  a weighted sum whose coefficients come from inner products
     Sequential   absorb one contribution after another; order matters
-    Joint        all contributions of one tensor at once
+    Joint        all contributions of one block at once
     Transform    changes one task vector, before or after a merge
+    Calibration  changes a merged task vector in view of all contributions
 
 A fold that is made of sums merges in any order and over any topology to the same bytes,
 streams in constant memory, and gives a contribution back; prefer it.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
 from torch import Tensor
 
-from weft.merging.errors import BadOption
+from weft.merging.facts import Cut, Extent, Facts, Layer, Need, TensorSums, Totals
+from weft.merging.hyperparameters import check_options
 from weft.merging.monoids import Field, Shape
 from weft.merging.state import state_bytes
 
-
-class Need(StrEnum):
-    """What a method must be given besides the contributions."""
-
-    BASE = "base"
-    """A common base; the method means nothing without one."""
-
-    NORM = "norm"
-    """The Euclidean norm of each task vector, over all parameters that the contribution
-    at hand holds, as `Facts.norm`."""
+__all__ = [
+    "Calibration",
+    "Combination",
+    "Cut",
+    "Extent",
+    "Facts",
+    "Fold",
+    "Joint",
+    "Layer",
+    "Method",
+    "Need",
+    "Scope",
+    "Sequential",
+    "TensorSums",
+    "Totals",
+    "Transform",
+]
 
 
 class Scope(StrEnum):
@@ -48,42 +58,12 @@ class Scope(StrEnum):
     ELEMENT = "element"
     """Any block of its elements, flat: each element is merged for itself."""
 
+    ROW = "row"
+    """Whole rows: a block is (rows, columns), where a row is all but the first
+    dimension; a vector is one row, (1, elements)."""
+
     MATRIX = "matrix"
     """The whole tensor, in its shape."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What a method may know of one contribution besides the block before it.
-
-    Attributes:
-        contribution: its name; distinct within a merge. Appears in messages, and is
-            the canonical order where one is needed.
-        weight: finite; zero means: not there.
-        norm: Euclidean norm over all its parameters; given where the method has
-            `Need.NORM`.
-    """
-
-    contribution: str
-    weight: float = 1.0
-    norm: float | None = None
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.weight):
-            raise BadOption(f"{self.contribution}: weight {self.weight} is not a finite number")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Totals:
-    """What a method may know of all contributions together, when it finishes.
-
-    Attributes:
-        count: how many contributions are in.
-        weight: the sum of their weights, exact but for its last rounding.
-    """
-
-    count: int
-    weight: float
 
 
 class Method:
@@ -96,10 +76,26 @@ class Method:
     proportional: ClassVar[bool] = False
     """Whether only the proportions of the weights matter: w and 2 w give the same."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+        self.check()
+
+    def check(self) -> None:
+        """Refuse hyperparameters that do not go together.
+
+        Raises:
+            BadOption: they do not.
+        """
+
     @property
     def gives_back_one(self) -> bool:
         """Whether merging one contribution, of any weight, gives that contribution."""
         return False
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """The magnitudes that `Facts.cuts` must hold, by rank."""
+        return ()
 
     def scope(self, name: str, shape: Shape) -> Scope:
         """How much of the tensor of that name and shape the method sees at a time."""
@@ -136,14 +132,14 @@ class Fold(Method, ABC):
 
         Args:
             name: of the tensor.
-            block: its task vector, float64; flat, or the whole tensor in its shape.
-                Not modified; an addend may be the block itself.
+            block: its task vector; flat, or as `scope` says. Not modified; an addend may
+                be the block itself.
             facts: of this contribution.
             previous: values of all fields of the phases before; empty in the first.
 
         Returns:
-            Float64 for Sum, Max and Min, integer or bool for Count. An addend of a
-            `scalar` field depends on `facts` only.
+            The block's dtype for Sum, Max and Min, integer or bool for Count. An addend
+            of a `scalar` field depends on `facts` only.
         """
 
     @abstractmethod
@@ -154,17 +150,40 @@ class Fold(Method, ABC):
 
         Args:
             name: of the tensor.
-            state: float64; may be modified.
+            state: in the dtype of the blocks; may be modified.
             totals: of all contributions.
-            base: the base's block, float64, where there is one. Not modified.
+            base: the base's block, where there is one. Not modified.
 
         Returns:
-            Float64, of the block's shape.
+            Of the block's dtype and shape.
         """
 
     def state_bytes(self, name: str, shape: Shape) -> int:
         """Bytes of state that a tensor takes, all phases together."""
         return sum(state_bytes(self.fields(name, shape, i), shape) for i in range(self.phases))
+
+
+class Combination(Method, ABC):
+    """sum_i c_i D_i, where the c_i come from the inner products of the task vectors.
+
+    The products are taken over each tensor or over the whole model, as `extent` says,
+    before anything is summed, so memory stays flat whatever the number of contributions.
+    Contributions come sorted by name; an `ordered` method gets them as they were given.
+    """
+
+    __slots__ = ()
+
+    ordered: ClassVar[bool] = False
+    span: ClassVar[Extent] = Extent.TENSOR
+
+    @abstractmethod
+    def coefficients(self, gram: Tensor, facts: Sequence[Facts]) -> Sequence[float]:
+        """One coefficient for each contribution; zero leaves it out.
+
+        Args:
+            gram: (n, n), float64, G_ij = <D_i, D_j> over the tensor or the model.
+            facts: one for each contribution. None has a weight of zero.
+        """
 
 
 class Sequential(Method, ABC):
@@ -194,7 +213,7 @@ class Sequential(Method, ABC):
 
     @abstractmethod
     def result(self, name: str, state: Mapping[str, Tensor], totals: Totals) -> Tensor:
-        """The merged task vector, float64, of the block's shape."""
+        """The merged task vector, of the block's shape."""
 
 
 class Joint(Method, ABC):
@@ -216,20 +235,42 @@ class Joint(Method, ABC):
 
         Args:
             name: of the tensor.
-            blocks: one task vector a contribution, float64. Not modified.
+            blocks: one task vector a contribution. Not modified.
             facts: one for each block.
-            base: the base's block, float64, where there is one. Not modified.
+            base: the base's block, where there is one. Not modified.
 
         Returns:
-            Float64, of the blocks' shape.
+            Of the blocks' dtype and shape.
         """
 
 
 class Transform(Method, ABC):
-    """Changes one task vector: a contribution's before a merge, or the merged one."""
+    """Changes one task vector: a contribution's before a merge, or the merged one.
+
+    Facts are those of the task vector that it changes.
+    """
 
     __slots__ = ()
 
     @abstractmethod
     def apply(self, name: str, block: Tensor, facts: Facts) -> Tensor:
-        """The changed task vector, float64, of the block's shape; `block` is kept."""
+        """The changed task vector, of the block's dtype and shape; `block` is kept."""
+
+
+class Calibration(Method, ABC):
+    """Changes a merged task vector in view of those that it was merged from."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def calibrate(
+        self, name: str, merged: Tensor, blocks: Sequence[Tensor], facts: Sequence[Facts]
+    ) -> Tensor:
+        """The changed merged task vector; no argument is modified.
+
+        Args:
+            name: of the tensor.
+            merged: the merged task vector, of the block's shape.
+            blocks: one task vector a contribution, sorted by name.
+            facts: one for each block.
+        """

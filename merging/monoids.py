@@ -59,9 +59,25 @@ class Field(ABC):
 
     __slots__ = ()
 
-    dtype: ClassVar[torch.dtype]
     removable: ClassVar[bool]
     extent: Extent
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Of the state."""
+
+    @abstractmethod
+    def plain(self, dtype: torch.dtype) -> "Field":
+        """The approximate twin of this field, of floats of that dtype."""
+
+    def add(self, cell: Cell, addend: Tensor, where: str) -> None:
+        """Combine one addend into a state that nobody else needs any more.
+
+        As `combine(cell, element(addend))`, faster where a field can; after an error
+        the cell is spoiled.
+        """
+        self.combine(cell, self.element(addend, where), where)
 
     @abstractmethod
     def element(self, addend: Tensor, where: str) -> Cell:

@@ -1,4 +1,4 @@
-"""Every merge method by name: a table that one can read from top to bottom.
+"""Every merge method by name; the table itself is `table.py`.
 
 Nothing is imported before a method is asked for, so listing them costs nothing.
 
@@ -9,54 +9,15 @@ Mean(bound=8192.0)
 import difflib
 import inspect
 from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import StrEnum
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from weft.merging.errors import BadOption, UnknownMethod
+from weft.merging.table import TABLE, Entry, Kind
 
 if TYPE_CHECKING:
     from weft.merging.method import Method
 
-
-class Kind(StrEnum):
-    """Which contract of `weft.merging.method` a method keeps."""
-
-    FOLD = "fold"
-    SEQUENTIAL = "sequential"
-    JOINT = "joint"
-    TRANSFORM = "transform"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One method: its name, where it is, what it is, whose it is."""
-
-    name: str
-    module: str
-    class_name: str
-    kind: Kind
-    paper: str
-
-    def load(self) -> "type[Method]":
-        """The method's class; imports its module."""
-        found: type[Method] = getattr(import_module(self.module), self.class_name)
-        return found
-
-
-TABLE = (
-    Entry("ema", "weft.merging.methods.ema", "Ema", Kind.SEQUENTIAL, "arXiv:2408.14471"),
-    Entry("magmax", "weft.merging.methods.magmax", "MagMax", Kind.FOLD, "arXiv:2407.06322"),
-    Entry("mean", "weft.merging.methods.mean", "Mean", Kind.FOLD, "arXiv:2203.05482"),
-    Entry(
-        "task_arithmetic",
-        "weft.merging.methods.task_arithmetic",
-        "TaskArithmetic",
-        Kind.FOLD,
-        "arXiv:2212.04089",
-    ),
-)
+__all__ = ["TABLE", "Entry", "Kind", "Registry", "create", "entry", "names"]
 
 
 class Registry:

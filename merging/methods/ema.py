@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from weft.merging.errors import BadOption
-from weft.merging.hyperparameters import require_fraction
+from weft.merging.hyperparameters import option
 from weft.merging.method import Facts, Need, Sequential, Totals
 from weft.merging.monoids import Shape
 
@@ -30,10 +30,7 @@ class Ema(Sequential):
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.BASE})
 
-    rate: float = 0.1
-
-    def __post_init__(self) -> None:
-        require_fraction(self, "rate")
+    rate: float = option(0.1, "share of a new contribution", above=0, most=1)
 
     @property
     def gives_back_one(self) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from weft.merging.extremes import Max, Min
-from weft.merging.hyperparameters import require_number
+from weft.merging.hyperparameters import option
 from weft.merging.method import Facts, Fold, Need, Totals
 from weft.merging.monoids import Field, Shape
 
@@ -33,10 +33,7 @@ class MagMax(Fold):
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.BASE})
 
-    scale: float = 0.5
-
-    def __post_init__(self) -> None:
-        require_number(self, "scale")
+    scale: float = option(0.5, "lambda, the factor of the result")
 
     @property
     def gives_back_one(self) -> bool:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from weft.merging.errors import CannotMerge
-from weft.merging.hyperparameters import require_bound
+from weft.merging.hyperparameters import option
 from weft.merging.method import Facts, Fold, Totals
 from weft.merging.monoids import Field, Shape
 from weft.merging.sums import Sum
@@ -29,10 +29,7 @@ class Mean(Fold):
 
     proportional: ClassVar[bool] = True
 
-    bound: float = 2.0**12
-
-    def __post_init__(self) -> None:
-        require_bound(self, "bound")
+    bound: float = option(2.0**12, "largest magnitude of w D", power_of_two=True)
 
     @property
     def gives_back_one(self) -> bool:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from weft.merging.hyperparameters import require_bound, require_number
+from weft.merging.hyperparameters import option
 from weft.merging.method import Facts, Fold, Need, Totals
 from weft.merging.monoids import Field, Shape
 from weft.merging.sums import Sum
@@ -27,12 +27,8 @@ class TaskArithmetic(Fold):
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.BASE})
 
-    scale: float = 0.3
-    bound: float = 2.0**12
-
-    def __post_init__(self) -> None:
-        require_number(self, "scale")
-        require_bound(self, "bound")
+    scale: float = option(0.3, "lambda, the factor of the sum; negative unlearns")
+    bound: float = option(2.0**12, "largest magnitude of w D", power_of_two=True)
 
     def fields(self, name: str, shape: Shape, phase: int = 0) -> Mapping[str, Field]:
         """The weighted sum."""

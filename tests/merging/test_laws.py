@@ -11,9 +11,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.merging.sketches import REGISTRY
+from tests.merging.whole import facts_of
 from weft.merging.blocks import Block, in_proportion, merge_block
 from weft.merging.folding import FoldState
-from weft.merging.method import Facts, Fold, Joint, Method, Scope, Sequential, Transform
+from weft.merging.method import (
+    Calibration,
+    Combination,
+    Facts,
+    Fold,
+    Joint,
+    Method,
+    Scope,
+    Sequential,
+    Transform,
+)
+from weft.merging.precision import Precision
 from weft.merging.registry import Kind
 
 KINDS = {
@@ -21,11 +33,15 @@ KINDS = {
     Kind.SEQUENTIAL: Sequential,
     Kind.JOINT: Joint,
     Kind.TRANSFORM: Transform,
+    Kind.COMBINATION: Combination,
+    Kind.CALIBRATION: Calibration,
 }
 
 
 def is_order_free(method: Method) -> bool:
-    return isinstance(method, Fold) or (isinstance(method, Joint) and not method.ordered)
+    return isinstance(method, Fold) or (
+        isinstance(method, Joint | Combination) and not method.ordered
+    )
 
 
 def is_removable(method: Method) -> bool:
@@ -35,12 +51,19 @@ def is_removable(method: Method) -> bool:
 
 
 NAMES = REGISTRY.names()
-MERGES = [name for name in NAMES if REGISTRY.entry(name).kind is not Kind.TRANSFORM]
+MERGES = [
+    name for name in NAMES if REGISTRY.entry(name).kind not in (Kind.TRANSFORM, Kind.CALIBRATION)
+]
 FOLDS = [name for name in NAMES if REGISTRY.entry(name).kind is Kind.FOLD]
 TRANSFORMS = [name for name in NAMES if REGISTRY.entry(name).kind is Kind.TRANSFORM]
 ORDER_FREE = [name for name in MERGES if is_order_free(REGISTRY.create(name))]
 REMOVABLE = [name for name in FOLDS if is_removable(REGISTRY.create(name))]
-STREAMED = [name for name in MERGES if REGISTRY.create(name).scope("w", (9,)) is Scope.ELEMENT]
+STREAMED = [
+    name
+    for name in MERGES
+    if REGISTRY.entry(name).kind is not Kind.COMBINATION
+    and REGISTRY.create(name).scope("w", (9,)) is Scope.ELEMENT
+]
 PROPORTIONAL = [name for name in MERGES if REGISTRY.create(name).proportional]
 GIVE_BACK = [name for name in MERGES if REGISTRY.create(name).gives_back_one]
 SHAPES = [(7,), (5, 4), (3, 6), (2, 3, 2), ()]
@@ -55,14 +78,6 @@ def task_vectors(seed: int, count: int, shape: Sequence[int], scale: float = 1.0
     return [
         torch.randn(tuple(shape), generator=generator, dtype=torch.float64) * scale
         for _ in range(count)
-    ]
-
-
-def facts_of(deltas: Sequence[Tensor], weights: Sequence[float] | None = None) -> list[Facts]:
-    weights = [1.0] * len(deltas) if weights is None else weights
-    return [
-        Facts(contribution=f"node-{index}", weight=weight, norm=float(delta.norm()))
-        for index, (delta, weight) in enumerate(zip(deltas, weights, strict=True))
     ]
 
 
@@ -98,15 +113,16 @@ def test_one_is_given_back_where_said_so(name: str, weight: float, shape: tuple[
     method = REGISTRY.create(name)
     theta = task_vectors(1, 1, shape)[0].to(torch.float32)
     deltas = [theta.to(torch.float64)]
-    result = merged(method, deltas, in_proportion(method, facts_of(deltas, [weight])))
+    result = merged(method, deltas, in_proportion(method, facts_of(deltas, [weight], method)))
     assert float((result - deltas[0]).abs().max()) <= UNIT
     assert same_bytes(result.to(torch.float32), theta)
 
 
 @pytest.mark.parametrize("name", sorted(set(MERGES) - set(GIVE_BACK)))
 def test_who_does_not_say_so_does_not_give_one_back(name: str) -> None:
+    method = REGISTRY.create(name)
     deltas = task_vectors(1, 1, (3, 6))
-    result = merged(REGISTRY.create(name), deltas, facts_of(deltas, [0.3]))
+    result = merged(method, deltas, facts_of(deltas, [0.3], method))
     assert float((result - deltas[0]).abs().max()) > 1e-3
 
 
@@ -127,7 +143,7 @@ def test_any_order_gives_the_same_bytes(
     method = REGISTRY.create(name)
     deltas = task_vectors(seed, count, shape)
     weights = data.draw(st.lists(st.floats(0.01, 3.0), min_size=count, max_size=count))
-    facts = facts_of(deltas, weights)
+    facts = facts_of(deltas, weights, method)
     order = data.draw(st.permutations(range(count)))
     one = merged(method, deltas, facts)
     two = merged(method, [deltas[i] for i in order], [facts[i] for i in order])
@@ -143,7 +159,7 @@ def test_any_grouping_gives_the_same_state(
     method = REGISTRY.create(name)
     assert isinstance(method, Fold)
     deltas = task_vectors(seed, count, (4, 3))
-    facts = facts_of(deltas)
+    facts = facts_of(deltas, None, method)
     cut = data.draw(st.integers(0, count))
     halves = [FoldState.zero(method, "w", (4, 3)) for _ in range(2)]
     whole = FoldState.zero(method, "w", (4, 3))
@@ -163,7 +179,8 @@ def test_removal_gives_the_bytes_back_where_all_fields_can(
     method = REGISTRY.create(name)
     assert isinstance(method, Fold)
     deltas = task_vectors(seed, count, (4, 3))
-    facts = facts_of(deltas, data.draw(st.lists(st.floats(-2, 2), min_size=count, max_size=count)))
+    weights = data.draw(st.lists(st.floats(-2, 2), min_size=count, max_size=count))
+    facts = facts_of(deltas, weights, method)
     leaving = data.draw(st.integers(0, count - 1))
     state, without = (FoldState.zero(method, "w", (4, 3)) for _ in range(2))
     for index, (delta, fact) in enumerate(zip(deltas, facts, strict=True)):
@@ -180,7 +197,7 @@ def test_removal_gives_the_bytes_back_where_all_fields_can(
 def test_streamed_is_whole(name: str, data: st.DataObject, seed: int, elements: int) -> None:
     method = REGISTRY.create(name)
     deltas = task_vectors(seed, 3, (elements,))
-    facts = facts_of(deltas, [0.5, 1.0, 0.7])
+    facts = facts_of(deltas, [0.5, 1.0, 0.7], method)
     cuts = sorted(data.draw(st.sets(st.integers(1, elements - 1), max_size=4)))
     edges = [0, *cuts, elements]
     parts = [
@@ -204,7 +221,7 @@ def test_results_are_finite_float64_of_the_shape_and_inputs_are_kept(
     deltas = task_vectors(3, 3, shape)
     base = task_vectors(4, 1, shape)[0]
     before = [delta.clone() for delta in [*deltas, base]]
-    result = merged(method, deltas, facts_of(deltas), base)
+    result = merged(method, deltas, facts_of(deltas, None, method), base)
     assert result.dtype == torch.float64
     assert result.shape == shape
     assert bool(result.isfinite().all())
@@ -219,7 +236,7 @@ def test_a_zero_task_vector_leaves_the_base_in_every_dtype(name: str, dtype: tor
     method = REGISTRY.create(name)
     base = task_vectors(5, 1, (4, 3))[0].to(dtype)
     deltas = [base.to(torch.float64) - base.to(torch.float64) for _ in range(3)]
-    result = merged(method, deltas, facts_of(deltas), base.to(torch.float64))
+    result = merged(method, deltas, facts_of(deltas, None, method), base.to(torch.float64))
     out = (base.to(torch.float64) + result).to(dtype)
     assert same_bytes(out, base)
 
@@ -229,7 +246,7 @@ def test_weight_zero_is_not_there(name: str) -> None:
     method = REGISTRY.create(name)
     deltas = task_vectors(6, 3, (4, 3))
     deltas[1].fill_(torch.nan)
-    facts = facts_of(deltas, [1.0, 0.0, 0.5])
+    facts = facts_of(deltas, [1.0, 0.0, 0.5], method)
     with_it = merged(method, deltas, facts)
     without = merged(method, [deltas[0], deltas[2]], [facts[0], facts[2]])
     assert same_bytes(with_it, without)
@@ -240,7 +257,7 @@ def test_weight_zero_is_not_there(name: str) -> None:
 def test_only_proportions_matter_where_said_so(name: str, factor: float) -> None:
     method = REGISTRY.create(name)
     deltas = task_vectors(7, 4, (5,))
-    facts = facts_of(deltas, [0.1, 0.2, 0.3, 0.4])
+    facts = facts_of(deltas, [0.1, 0.2, 0.3, 0.4], method)
     scaled = [replace(fact, weight=fact.weight * factor) for fact in facts]
     one = merged(method, deltas, in_proportion(method, facts))
     two = merged(method, deltas, in_proportion(method, scaled))
@@ -252,7 +269,7 @@ def test_a_state_survives_being_stored(name: str) -> None:
     method = REGISTRY.create(name)
     assert isinstance(method, Fold)
     deltas = task_vectors(8, 3, (4, 3))
-    facts = facts_of(deltas, [1.0, -0.5, 0.25])
+    facts = facts_of(deltas, [1.0, -0.5, 0.25], method)
     state, straight = (FoldState.zero(method, "w", (4, 3)) for _ in range(2))
     for delta, fact in zip(deltas[:2], facts[:2], strict=True):
         state.add(delta, fact)
@@ -282,7 +299,7 @@ def test_a_refused_contribution_leaves_no_trace(name: str) -> None:
     method = REGISTRY.create(name)
     assert isinstance(method, Fold)
     deltas = task_vectors(9, 2, (4, 3))
-    facts = facts_of(deltas)
+    facts = facts_of(deltas, None, method)
     state, clean = (FoldState.zero(method, "w", (4, 3)) for _ in range(2))
     for fold in (state, clean):
         fold.add(deltas[0], facts[0])
@@ -300,7 +317,23 @@ def test_a_transform_keeps_shape_and_input(name: str, shape: tuple[int, ...]) ->
     assert isinstance(method, Transform)
     delta = task_vectors(10, 1, shape, scale=100.0)[0]
     before = delta.clone()
-    result = method.apply("w", delta, facts_of([delta])[0])
+    result = method.apply("w", delta, facts_of([delta], None, method)[0])
     assert (result.dtype, result.shape) == (torch.float64, delta.shape)
     assert bool(result.isfinite().all())
     assert same_bytes(before, delta)
+
+
+@pytest.mark.parametrize("name", MERGES)
+@pytest.mark.parametrize("precision", [Precision.FLOAT64, Precision.FLOAT32])
+@pytest.mark.parametrize("shape", [(9,), (5, 4)], ids=str)
+def test_fast_sums_are_near_the_exact_ones(
+    name: str, precision: Precision, shape: tuple[int, ...]
+) -> None:
+    method = REGISTRY.create(name)
+    deltas = [delta.to(precision.dtype) for delta in task_vectors(11, 4, shape)]
+    facts = facts_of(deltas, None, method)
+    block = Block(name="fc.weight", tensor_shape=shape, shape=shape, precision=precision)
+    fast = merge_block(method, block, deltas, facts)
+    exact = merged(method, [delta.double() for delta in deltas], facts)
+    assert (fast.dtype, fast.shape) == (precision.dtype, exact.shape)
+    torch.testing.assert_close(fast.double(), exact, rtol=1e-5, atol=1e-5)

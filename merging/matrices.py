@@ -1,0 +1,32 @@
+"""Which tensors count as linear weights: matrices that map one space to another.
+
+A file does not say which module owned a tensor. So one rule: a matrix, both of whose
+sides are longer than one, and whose name is not that of a table of embeddings or of the
+layer that reads them out again. Those are indexed by tokens or positions, their rows are
+seen one at a time, and the published recipes of the spectral methods leave them out.
+"""
+
+import re
+from typing import Any, Final
+
+from weft.merging.hyperparameters import option
+from weft.merging.method import Scope
+from weft.merging.monoids import Shape
+
+TABLES: Final = r"(^|[._])(embed\w*|\w*embeddings?|wte|wpe|lm_head|shared|position_ids)([.]|$)"
+"""Names of tables, as a regular expression searched for in a tensor's name."""
+
+
+def tables_option() -> Any:
+    """The hyperparameter by which a user overrides the rule."""
+    return option(TABLES, "regular expression: tensors that are tables, not linear weights")
+
+
+def is_linear(name: str, shape: Shape, tables: str = TABLES) -> bool:
+    """Whether a tensor is a linear weight, (out, in)."""
+    return len(shape) == 2 and min(shape) > 1 and not re.search(tables, name)
+
+
+def linear_scope(name: str, shape: Shape, tables: str = TABLES) -> Scope:
+    """Whole for linear weights, any block for all others."""
+    return Scope.MATRIX if is_linear(name, shape, tables) else Scope.ELEMENT
