@@ -32,7 +32,10 @@ class BlockReader(ABC):
 
     @abstractmethod
     def fill(self, spec: TensorSpec, into: memoryview, offset: int) -> None:
-        """Fill a buffer with a tensor's bytes from an offset that begins a block."""
+        """Fill a buffer with a tensor's bytes from an offset that begins a block.
+
+        A `RangeReader` takes any offset that begins an element.
+        """
 
     @property
     @abstractmethod
@@ -80,7 +83,29 @@ class BlockReader(ABC):
             )
 
 
-class MemoryReader(BlockReader):
+class RangeReader(BlockReader):
+    """A reader that fetches any range of a tensor at the same cost per byte."""
+
+    def ranges(self, name: str, start: int, stop: int, step: int) -> Iterator[Tensor]:
+        """Elements `start` to `stop` of one tensor, flat, in blocks of `step` elements.
+
+        A block is valid until the next one is asked for. Several threads may read at
+        once.
+
+        Raises:
+            MissingTensor: no tensor of that name.
+            Corrupt: the bytes are not what they claim to be.
+        """
+        spec = self.schema[name]
+        width = DTYPE_BYTES[spec.dtype]
+        buffer = torch.empty(min(step, stop - start) * width, dtype=torch.uint8)
+        for first in range(start, stop, step):
+            block = buffer[: (min(first + step, stop) - first) * width]
+            self._fill_checked(spec, block, first * width)
+            yield block.view(TORCH_DTYPES[spec.dtype])
+
+
+class MemoryReader(RangeReader):
     """Tensors in memory, read like any checkpoint: what is read are copies."""
 
     def __init__(

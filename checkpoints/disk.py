@@ -71,6 +71,29 @@ def read_exactly(descriptor: int, into: memoryview, offset: int, where: str) -> 
         filled += count
 
 
+def read_whole(path: Path, limit: int) -> bytes:
+    """A small file.
+
+    Args:
+        path: the file.
+        limit: more bytes are refused unread.
+
+    Raises:
+        MissingCheckpoint: there is no such file.
+        BadPath: it is no regular file, or may not be read.
+        MalformedFile: it is larger than the limit.
+    """
+    descriptor, size = open_for_reading(path)
+    try:
+        if size > limit:
+            raise MalformedFile(f"{path}: {size} bytes are beyond the limit of {limit}")
+        data = bytearray(size)
+        read_exactly(descriptor, memoryview(data), 0, str(path))
+    finally:
+        os.close(descriptor)
+    return bytes(data)
+
+
 def write_fully(descriptor: int, data: Bytes, offset: int) -> None:
     """Write all bytes at an offset of a file."""
     view = memoryview(data)

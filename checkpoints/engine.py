@@ -1,243 +1,184 @@
 """Merging checkpoints as streams: many readers in, one sink out, flat memory.
 
-Tensors pass one after the other, in blocks; of each contribution one block is in memory
-at a time (one whole tensor, where the method must see it whole). Parameters go through
-the method; running statistics and buffers are those of `own`. One call works on one
-thread, so the bytes depend on the inputs and on nothing else.
+Tensors are cut into spans that are worked on apart, by several threads where asked for,
+and written in order; within a span, pieces small enough for a core's cache pass one after
+the other, of one contribution at a time. (One whole tensor, where the method must see it
+whole.) Parameters go through the method; running statistics and buffers are those of
+`own`. Every span is computed on one thread from the inputs alone, so the bytes do not
+depend on the number of threads.
 """
 
-import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
 from functools import partial
-from typing import Final
+from itertools import islice
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from weft.checkpoints.dtypes import TORCH_DTYPES
-from weft.checkpoints.errors import SchemaMismatch
+from weft.checkpoints.contribution import Contribution, require_alike, require_names
+from weft.checkpoints.digest import CHUNK_BYTES
+from weft.checkpoints.dtypes import DTYPE_NAMES, TORCH_DTYPES
+from weft.checkpoints.errors import TooLarge
+from weft.checkpoints.measure import DeltaStatistics, measure
+from weft.checkpoints.merger import Merger, MergeSpec, Tailored
+from weft.checkpoints.parallel import Job, Workers, one_thread
 from weft.checkpoints.reader import TensorReader
-from weft.checkpoints.schema import Schema, TensorSpec
+from weft.checkpoints.schema import DTYPE_BYTES, Schema, TensorSpec
+from weft.checkpoints.task_vectors import PIECE_ELEMENTS, Meter, Span, all_finite, spans
 from weft.checkpoints.writer import TensorSink
-from weft.merging.blocks import Block, in_proportion, merge_block
-from weft.merging.deltas import GramSum, TaskVectors
 from weft.merging.errors import CannotMerge, NonFinite
-from weft.merging.method import Facts, Method, Need, Scope
+from weft.merging.method import Method, Need
 
-PIECE_ELEMENTS: Final = 2**16
-"""Blocks are worked on in pieces that stay in a core's cache: 512 KiB in float64."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contribution:
-    """A checkpoint given to a merge; names are distinct within it."""
-
-    name: str
-    reader: TensorReader
-    weight: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeltaStatistics:
-    """What guards want to know of the task vectors of some contributions.
-
-    Attributes:
-        names: of the contributions, in the order given.
-        norms: (n,), float64; Euclidean, over all parameters.
-        gram: (n, n), float64; inner products, exactly symmetric.
-        non_finite: which tensors of a contribution hold a NaN or an infinity; has only
-            those that hold some. Their norms, rows and columns are NaN.
-    """
-
-    names: tuple[str, ...]
-    norms: npt.NDArray[np.float64]
-    gram: npt.NDArray[np.float64]
-    non_finite: Mapping[str, tuple[str, ...]]
+__all__ = [
+    "PIECE_ELEMENTS",
+    "Contribution",
+    "DeltaStatistics",
+    "MergeSpec",
+    "Meter",
+    "Tailored",
+    "Workers",
+    "measure",
+    "merge",
+]
 
 
 def merge(
-    method: Method,
+    method: Method | MergeSpec,
     base: TensorReader | None,
     contributions: Sequence[Contribution],
     own: TensorReader,
     sink: TensorSink,
     *,
     only: Collection[str] | None = None,
+    workers: Workers | None = None,
+    meter: Meter | None = None,
 ) -> None:
     """Merge contributions into a sink, tensor by tensor in the order of `own`'s schema.
 
-    theta_out = base + merged task vector, computed in float64 and rounded to the dtype
-    of `own` (to eight and sixteen bits by way of float32, as torch rounds).
+    theta_out = base + merged task vector, computed in the precision asked for and rounded
+    once to the dtype of the sink (to eight and sixteen bits by way of float32, as torch
+    rounds).
 
     Args:
-        method: what is done with the parameters.
+        method: what is done with the parameters; a bare method: exactly, and nothing
+            before or after it.
         base: what task vectors are taken from; None: from zero.
         contributions: finetuned models. Those of weight zero are not read; their order
-            matters to sequential methods only.
-        own: gives schema, output dtypes, running statistics and buffers.
-        sink: takes the merged tensors.
+            matters to sequential and `ordered` methods only.
+        own: gives running statistics and buffers, and the order of the tensors.
+        sink: takes the merged tensors; its schema gives their dtypes.
         only: restricts the merge to these tensors of `own`.
+        workers: threads and memory; one thread where nothing is said.
+        meter: counts the bytes that are read of parameters.
 
     Raises:
         CannotMerge: no contribution, two of one name, or no base where one is needed.
         SchemaMismatch: a tensor is missing somewhere or has another shape.
         NonFinite: a NaN or an infinity goes in or comes out; names the tensor.
         OutOfBound, FoldFull: values too large for an exact sum.
+        TooLarge: a method must see a tensor whole, and the memory allowed does not hold it.
     """
-    present = [item for item in contributions if item.weight != 0]
-    _require_mergeable(method, base, present)
-    specs = _selected(own.schema, only)
-    _require_alike(specs, base, present)
-    with _one_thread():
-        job = _Merge(method, base, present)
-        for spec in specs:
-            blocks = job.blocks(spec) if spec.kind == "parameter" else own.blocks(spec.name)
-            sink.write(spec.name, blocks)
+    spec = method if isinstance(method, MergeSpec) else MergeSpec(method=method)
+    run = _Run(spec, base, contributions, own, sink, only, workers or Workers(), meter or Meter())
+    run.prepare()
+    run.write()
 
 
-def measure(contributions: Sequence[Contribution], base: TensorReader | None) -> DeltaStatistics:
-    """Norms and inner products of task vectors over all parameters, in one pass.
-
-    Weights play no part. Where one contribution is not finite, the others are measured
-    all the same.
-
-    Raises:
-        CannotMerge: no contribution, or two of one name.
-        SchemaMismatch: a tensor is missing somewhere or has another shape.
-    """
-    names = _require_names(contributions)
-    specs = contributions[0].reader.schema.parameters
-    _require_alike(specs, base, contributions)
-    sums = GramSum(len(names))
-    bad: dict[int, list[str]] = {}
-    with _one_thread():
-        for spec in specs:
-            for index in _measure_tensor(spec, base, contributions, sums):
-                bad.setdefault(index, []).append(spec.name)
-        gram, norms = sums.gram(), sums.norms()
-    spoiled = sorted(bad)
-    norms[spoiled] = torch.nan
-    gram[spoiled, :] = torch.nan
-    gram[:, spoiled] = torch.nan
-    return DeltaStatistics(
-        names=names,
-        norms=norms.numpy(),
-        gram=gram.numpy(),
-        non_finite={names[index]: tuple(bad[index]) for index in spoiled},
-    )
-
-
-class _Merge:
-    """One merge under way: turns the specification of a parameter into its blocks."""
+class _Run:
+    """What one call of `merge` does, once all is checked."""
 
     def __init__(
-        self, method: Method, base: TensorReader | None, contributions: Sequence[Contribution]
+        self,
+        spec: MergeSpec,
+        base: TensorReader | None,
+        contributions: Sequence[Contribution],
+        own: TensorReader,
+        sink: TensorSink,
+        only: Collection[str] | None,
+        workers: Workers,
+        meter: Meter,
     ) -> None:
-        self._method = method
-        self._base = base
-        self._contributions = contributions
-        self._facts = in_proportion(method, _facts(method, base, contributions))
+        present = [item for item in contributions if item.weight != 0]
+        _require_mergeable(spec, base, present)
+        self._spec, self._own, self._sink, self._workers = spec, own, sink, workers
+        self._tensors = _selected(own.schema, only)
+        counted = [tensor for tensor in self._tensors if tensor.kind == "parameter"]
+        self._merger = Merger(spec, base, present, counted, workers, meter)
+        if spec.passes > 1:
+            # Facts of whole models are of all that the contribution at hand holds.
+            counted = list(own.schema.parameters)
+            self._merger = Merger(spec, base, present, counted, workers, meter)
+        require_alike(counted, base, present)
 
-    def blocks(self, spec: TensorSpec) -> Iterator[Tensor]:
-        """The merged tensor, flat; checked to be finite."""
-        whole = self._method.scope(spec.name, spec.shape) is Scope.MATRIX
-        start = 0
-        for merged in self._whole(spec) if whole else self._streamed(spec):
-            _require_finite(merged, spec, start)
-            start += merged.numel()
-            yield merged
+    def prepare(self) -> None:
+        """Find the facts."""
+        with one_thread():
+            self._merger.prepare()
 
-    def _whole(self, spec: TensorSpec) -> Iterator[Tensor]:
-        if spec.elements == 0:
-            return
-        base = None if self._base is None else self._base.read(spec.name).to(torch.float64)
-        deltas = TaskVectors(
-            [partial(item.reader.read, spec.name) for item in self._contributions], base
+    def write(self) -> None:
+        """Merge into the sink."""
+        cut = {spec.name: self._spans(spec) for spec in self._tensors}
+        jobs = (
+            self._job(spec, span)
+            for spec in self._tensors
+            if self._overlaps(spec)
+            for span in cut[spec.name]
         )
-        out = torch.empty(spec.shape, dtype=TORCH_DTYPES[spec.dtype])
-        self._merge_into(out, spec, deltas, base)
-        yield out.reshape(-1)
+        with one_thread(), closing(self._workers.ordered(jobs)) as results:
+            for spec in self._tensors:
+                if spec.kind != "parameter":
+                    blocks = _converted(self._own.blocks(spec.name), self._dtype(spec))
+                elif self._overlaps(spec):
+                    blocks = islice(results, len(cut[spec.name]))
+                else:
+                    blocks = self._streamed(spec, cut[spec.name])
+                self._sink.write(spec.name, blocks)
 
-    def _streamed(self, spec: TensorSpec) -> Iterator[Tensor]:
-        for base_block, blocks in _lockstep(spec, self._base, self._contributions):
-            out = torch.empty(blocks[0].numel(), dtype=TORCH_DTYPES[spec.dtype])
-            for piece in _pieces(out.numel()):
-                base = None if base_block is None else base_block[piece].to(torch.float64)
-                deltas = TaskVectors([partial(_cut, block, piece) for block in blocks], base)
-                self._merge_into(out[piece], spec, deltas, base)
-            yield out
+    def _overlaps(self, spec: TensorSpec) -> bool:
+        """Whether spans are worked on apart; else they are streamed one after the other."""
+        return spec.kind == "parameter" and self._merger.seekable
 
-    def _merge_into(
-        self, out: Tensor, spec: TensorSpec, deltas: TaskVectors, base: Tensor | None
-    ) -> None:
-        block = Block(name=spec.name, tensor_shape=spec.shape, shape=tuple(out.shape), base=base)
-        merged = merge_block(self._method, block, deltas, self._facts)
-        out.copy_(merged if base is None else merged + base)
+    def _dtype(self, spec: TensorSpec) -> torch.dtype:
+        return TORCH_DTYPES[self._sink.schema[spec.name].dtype]
 
+    def _spans(self, spec: TensorSpec) -> list[Span]:
+        if spec.kind != "parameter":
+            return []
+        length = CHUNK_BYTES // DTYPE_BYTES[self._sink.schema[spec.name].dtype]
+        return list(spans(spec, self._spec.scope(spec), length, self._merger.seekable))
 
-def _lockstep(
-    spec: TensorSpec, base: TensorReader | None, contributions: Sequence[Contribution]
-) -> Iterator[tuple[Tensor | None, list[Tensor]]]:
-    """The same block of the base and of every contribution, one block after the other."""
-    readers = [item.reader for item in contributions]
-    streams = [
-        reader.blocks(spec.name) for reader in (readers if base is None else [base, *readers])
-    ]
-    for blocks in zip(*streams, strict=True):
-        if len({block.numel() for block in blocks}) != 1:
-            raise SchemaMismatch(f"tensor {spec.name!r}: the readers cut it into unlike blocks")
-        yield (None, list(blocks)) if base is None else (blocks[0], list(blocks[1:]))
+    def _job(self, spec: TensorSpec, span: Span) -> Job[Tensor]:
+        cost = self._merger.cost(spec, span)
+        if cost > self._workers.budget:
+            raise TooLarge(
+                f"tensor {spec.name!r}: {type(self._spec.method).__name__} must see its"
+                f" {spec.describe()} whole, which takes about {cost / 2**20:.0f} MiB;"
+                f" {self._workers.budget / 2**20:.0f} MiB are allowed: allow more memory"
+            )
+        return Job(partial(self._merged, spec, span), cost)
 
+    def _merged(self, spec: TensorSpec, span: Span) -> Tensor:
+        out = torch.empty(span.stop - span.start, dtype=self._dtype(spec))
+        filled = 0
+        for piece in self._merger.pieces(spec, span):
+            out[filled : filled + piece.numel()] = piece
+            filled += piece.numel()
+        _require_finite(out, spec, span.start)
+        return out
 
-def _cut(block: Tensor, piece: slice) -> Tensor:
-    return block[piece]
-
-
-def _pieces(elements: int) -> Iterator[slice]:
-    for start in range(0, elements, PIECE_ELEMENTS):
-        yield slice(start, min(start + PIECE_ELEMENTS, elements))
-
-
-def _measure_tensor(
-    spec: TensorSpec,
-    base: TensorReader | None,
-    contributions: Sequence[Contribution],
-    sums: GramSum,
-) -> list[int]:
-    """Count one tensor in; the indices of those that are not finite in it."""
-    bad: set[int] = set()
-    rows = torch.empty(
-        (len(contributions), min(PIECE_ELEMENTS, spec.elements)), dtype=torch.float64
-    )
-    for base_block, blocks in _lockstep(spec, base, contributions):
-        for piece in _pieces(blocks[0].numel()):
-            deltas = rows[:, : piece.stop - piece.start]
-            for row, block in zip(deltas, blocks, strict=True):
-                row.copy_(block[piece])
-            if base_block is not None:
-                deltas.sub_(base_block[piece].to(torch.float64))
-            squares = sums.add(deltas)
-            # A square that is not finite may still be of finite values, only huge.
-            for index in (~squares.isfinite()).nonzero().flatten().tolist():
-                if not bool(deltas[index].isfinite().all()):
-                    bad.add(index)
-    return sorted(bad)
+    def _streamed(self, spec: TensorSpec, cut: Sequence[Span]) -> Iterator[Tensor]:
+        for span in cut:
+            start = span.start
+            for piece in self._merger.pieces(spec, span):
+                out = piece.to(self._dtype(spec))
+                _require_finite(out, spec, start)
+                start += out.numel()
+                yield out
 
 
-def _facts(
-    method: Method, base: TensorReader | None, contributions: Sequence[Contribution]
-) -> list[Facts]:
-    norms: list[float | None] = [None] * len(contributions)
-    if Need.NORM in method.needs:
-        norms = [float(norm) for norm in measure(contributions, base).norms]
-    return [
-        Facts(contribution=item.name, weight=item.weight, norm=norm)
-        for item, norm in zip(contributions, norms, strict=True)
-    ]
+def _converted(blocks: Iterator[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
+    return (block.to(dtype) for block in blocks)
 
 
 def _selected(schema: Schema, only: Collection[str] | None) -> tuple[TensorSpec, ...]:
@@ -247,67 +188,23 @@ def _selected(schema: Schema, only: Collection[str] | None) -> tuple[TensorSpec,
 
 
 def _require_mergeable(
-    method: Method, base: TensorReader | None, contributions: Sequence[Contribution]
+    spec: MergeSpec, base: TensorReader | None, contributions: Sequence[Contribution]
 ) -> None:
-    _require_names(contributions)
-    if base is None and Need.BASE in method.needs:
+    require_names(contributions)
+    needy = next((step for step in spec.steps if Need.BASE in step.needs), None)
+    if base is None and needy is not None:
         raise CannotMerge(
-            f"method {type(method).__name__} works on task vectors and needs a base; there is"
+            f"method {type(needy).__name__} works on task vectors and needs a base; there is"
             " none here: give one, or use a method such as mean"
         )
 
 
-def _require_names(contributions: Sequence[Contribution]) -> tuple[str, ...]:
-    names = tuple(item.name for item in contributions)
-    if not names:
-        raise CannotMerge("nothing to merge: no contribution has a weight other than zero")
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise CannotMerge(f"two contributions are called {twice!r}; names must be distinct")
-    return names
-
-
-def _require_alike(
-    specs: Sequence[TensorSpec], base: TensorReader | None, contributions: Sequence[Contribution]
-) -> None:
-    """Every parameter is in every reader, with one shape; dtypes may differ."""
-    readers = {item.name: item.reader for item in contributions}
-    for name, reader in readers.items():
-        _require_tensors(specs, reader.schema, name)
-    if base is not None:
-        _require_tensors(specs, base.schema, "the base")
-
-
-def _require_tensors(specs: Sequence[TensorSpec], schema: Schema, where: str) -> None:
-    for spec in specs:
-        if spec.kind != "parameter":
-            continue
-        if spec.name not in schema:
-            raise SchemaMismatch(f"{where}: tensor {spec.name!r} is missing")
-        found = schema[spec.name]
-        if found.shape != spec.shape or found.kind != spec.kind:
-            raise SchemaMismatch(
-                f"{where}: tensor {spec.name!r} is {found.describe()}, expected {spec.describe()}"
-            )
-
-
 def _require_finite(merged: Tensor, spec: TensorSpec, start: int) -> None:
-    values = merged if merged.dtype in (torch.float32, torch.float64) else merged.float()
-    if values.numel() == 0 or all(math.isfinite(end.item()) for end in torch.aminmax(values)):
+    if all_finite(merged):
         return
+    values = merged.double()
     index = int((~values.isfinite()).nonzero()[0].item())
     raise NonFinite(
         f"tensor {spec.name!r}: the merge gave {values[index].item()} at element {start + index};"
-        f" a contribution is not finite, or the result is beyond what {spec.dtype} holds"
+        f" the result is beyond what {DTYPE_NAMES[merged.dtype]} holds"
     )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Reductions and decompositions give other bytes on another number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -35,6 +35,14 @@ class BadPath(InvalidInput):
     """A path that cannot be read or written."""
 
 
+class InUse(Refused):
+    """Another process is writing there."""
+
+
+class OtherPlan(Refused):
+    """What is there was made, or begun, by another plan."""
+
+
 class DiskFull(Exhausted):
     """No room on the disk, in the quota, or under the limit of a file's size."""
 

@@ -122,6 +122,19 @@ class Payload:
             if chunk_digest(into[begin : begin + CHUNK_BYTES]) != digests[number]:
                 raise self._rotten(name, number)
 
+    def peek(self, name: str, offset: int, count: int) -> bytes:
+        """Some of a tensor's stored bytes from any offset, not verified: for finding places.
+
+        Raises:
+            CorruptArtifact: the tensor ends before.
+        """
+        if offset + count > self.manifest.entry(name).size_bytes:
+            raise CorruptArtifact(f"{self._name}: tensor {name} ends within a block; {REMEDY}")
+        data = bytearray(count)
+        start = self._data_start + self.manifest.offsets[name] + offset
+        read_exactly(self._descriptor, memoryview(data), start, self._name)
+        return bytes(data)
+
     def _read(self, chunk: ChunkRef, into: memoryview) -> None:
         start = self._data_start + chunk.offset_in_payload
         read_exactly(self._descriptor, into, start, self._name)

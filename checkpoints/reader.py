@@ -15,7 +15,7 @@ from typing import Final, Protocol, Self
 
 from torch import Tensor
 
-from weft.checkpoints.blocks import BlockReader, MemoryReader
+from weft.checkpoints.blocks import BlockReader, MemoryReader, RangeReader
 from weft.checkpoints.disk import open_for_reading, read_exactly
 from weft.checkpoints.errors import BadPath, MalformedFile, MissingCheckpoint, UnsupportedFile
 from weft.checkpoints.header import (
@@ -32,6 +32,7 @@ __all__ = [
     "BlockReader",
     "FileReader",
     "MemoryReader",
+    "RangeReader",
     "ShardedReader",
     "TensorReader",
     "open_checkpoint",
@@ -93,7 +94,7 @@ class TensorReader(Protocol):
     ) -> None: ...
 
 
-class FileReader(BlockReader):
+class FileReader(RangeReader):
     """One safetensors file.
 
     Raises:
@@ -140,7 +141,7 @@ class FileReader(BlockReader):
             os.close(descriptor)
 
 
-class ShardedReader(BlockReader):
+class ShardedReader(RangeReader):
     """A folder of safetensors files with the index that names who holds what.
 
     Raises:

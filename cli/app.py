@@ -51,6 +51,15 @@ COMMANDS: tuple[CommandEntry, ...] = (
     CommandEntry(name="run", panel=RUNS, help="Create, list, show, plan, pause, resume, stop."),
     CommandEntry(name="status", panel=RUNS, help="What the members of a run are doing."),
     CommandEntry(name="certs", panel=RUNS, help="The federation's certificates."),
+    CommandEntry(name="apply", panel=FILES, help="A base and a delta or an adapter: the model."),
+    CommandEntry(name="diff", panel=FILES, help="What a model changes of its base, as a delta."),
+    CommandEntry(
+        name="inspect", panel=FILES, help="A model in figures: tensors, norms, digest, faults."
+    ),
+    CommandEntry(
+        name="methods", panel=FILES, help="The merge methods: what they do, need and take."
+    ),
+    CommandEntry(name="merge", panel=FILES, help="Merge models into one folder: any method."),
     CommandEntry(name="store", panel=FILES, help="A store of artifacts: size, garbage, verify."),
     CommandEntry(
         name="topology", panel=FILES, help="A graph in figures: gap, degrees, bytes a round."

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from weft.cli.byte_sizes import byte_size
 from weft.cli.output import JsonFlag, emit, note, size
 from weft.errors import InvalidInput
 
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 TOLERANCE = 1e-3
-UNITS = {
-    **{"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12},
-    **{"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40},
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +133,7 @@ def topology(
         params, nodes=nodes, rounds=rounds, seed=seed, data_sizes=_numbers(data_sizes)
     )
     built.check()
-    figures = _figures(built, _bytes(model_bytes))
+    figures = _figures(built, byte_size(model_bytes, "--model-bytes"))
     if built.silent and nodes > 1:
         note("weft: no round of this schedule moves a model: all rests on the final merge")
     if plot is not None:
@@ -245,17 +242,3 @@ def _numbers(text: str | None) -> list[float] | None:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise InvalidInput(f"--data-sizes: found {text!r}, expected numbers by commas") from None
-
-
-def _bytes(text: str) -> int:
-    digits = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
-    unit = text[len(digits) :].strip().lower()
-    try:
-        count = float(digits) * UNITS[unit]
-    except (ValueError, KeyError):
-        raise InvalidInput(
-            f"--model-bytes: found {text!r}, expected a number and a unit, such as 500MB or 1.5GiB"
-        ) from None
-    if not 0 <= count < 2**63:
-        raise InvalidInput(f"--model-bytes: found {text!r}, expected 0 to 8 EiB")
-    return round(count)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from weft.merging.errors import CannotMerge
+from weft.merging.deltas import GramSum
+from weft.merging.errors import CannotMerge, NonFinite
 from weft.merging.folding import FoldState
 from weft.merging.method import Combination, Facts, Fold, Joint, Method, Sequential
 from weft.merging.methods.weighted_sum import WeightedSum
@@ -128,36 +129,60 @@ def _absorb(
 
 
 def _merge(method: Joint, block: Block, deltas: Iterable[Tensor], facts: Sequence[Facts]) -> Tensor:
+    chosen, present = _canonical(method, deltas, facts)
+    return method.merge(block.name, chosen, present, block.base)
+
+
+def _canonical(
+    method: Joint | Combination, deltas: Iterable[Tensor], facts: Sequence[Facts]
+) -> tuple[list[Tensor], list[Facts]]:
+    """Those that are there, by name; as they were given where order matters."""
     pairs = [pair for pair in zip(deltas, facts, strict=True) if pair[1].weight != 0]
     if not method.ordered:
         pairs.sort(key=lambda pair: pair[1].contribution)
-    return method.merge(
-        block.name, [delta for delta, _ in pairs], [fact for _, fact in pairs], block.base
-    )
+    return [delta for delta, _ in pairs], [fact for _, fact in pairs]
 
 
 def _combine(
     method: Combination, block: Block, deltas: Sequence[Tensor], facts: Sequence[Facts]
 ) -> Tensor:
-    rows = torch.stack([delta.flatten().to(torch.float64) for delta in deltas])
-    weighted = combined(method, rows @ rows.T, facts)
+    # In canonical order before they are multiplied: the last bits of a product of matrices
+    # depend on where a row stands and on how many there are.
+    chosen, present = _canonical(method, deltas, facts)
+    products = GramSum(len(chosen))
+    products.add(torch.stack([delta.flatten().to(torch.float64) for delta in chosen]))
+    weighted = combined(method, products.gram(), present, f"tensor {block.name!r}")
     if all(fact.weight == 0 for fact in weighted):
         return torch.zeros(block.shape, dtype=block.precision.dtype)
-    return _fold(WeightedSum(), block, deltas, weighted)
+    return _fold(WeightedSum(), block, chosen, weighted)
 
 
-def combined(method: Combination, gram: Tensor, facts: Sequence[Facts]) -> list[Facts]:
+def combined(
+    method: Combination, gram: Tensor, facts: Sequence[Facts], where: str = "all tensors"
+) -> list[Facts]:
     """The facts with the coefficients of a combination as weights, in the order given.
 
     Args:
         method: the combination.
-        gram: (n, n), float64; inner products over the tensor or the model.
+        gram: (n, n), float64; inner products over the tensor or the model. For equal
+            bytes everywhere, of those whose weight is not zero alone, sorted by name.
         facts: one for each contribution; those of weight zero stay at zero.
+        where: what the products are over, for messages.
+
+    Raises:
+        NonFinite: a task vector is not finite, or its norm is not.
     """
     present = [index for index, fact in enumerate(facts) if fact.weight != 0]
     if not method.ordered:
         present.sort(key=lambda index: facts[index].contribution)
     chosen = [facts[index] for index in present]
+    for index, fact in zip(present, chosen, strict=True):
+        # No coefficient would be right, and zero would hide it.
+        if not math.isfinite(square := gram[index, index].item()):
+            raise NonFinite(
+                f"{fact.contribution}, {where}: {square} found as its squared norm, expected"
+                " finite numbers"
+            )
     weighted = list(facts)
     found = method.coefficients(gram[present][:, present], chosen)
     for index, coefficient in zip(present, found, strict=True):

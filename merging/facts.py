@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from weft.merging.errors import BadOption
+from weft.merging.errors import BadOption, CannotMerge
 
 
 class Need(StrEnum):
@@ -32,6 +32,9 @@ class Need(StrEnum):
 
     LAYER = "layer"
     """Where the tensor stands in the model's depth, as `Facts.layer`."""
+
+    SCALE = "scale"
+    """A factor for the tensor at hand, found beforehand, as `Facts.scale`."""
 
 
 class Extent(StrEnum):
@@ -105,6 +108,7 @@ class Facts:
             depend on the key, the tensor's name and the element's place alone.
         offset: place of the block's first element in the flat tensor.
         layer: of the tensor at hand, with `Need.LAYER`.
+        scale: a factor for the tensor at hand, with `Need.SCALE`.
     """
 
     contribution: str
@@ -115,10 +119,18 @@ class Facts:
     key: bytes = b""
     offset: int = 0
     layer: Layer | None = None
+    scale: float | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.weight):
             raise BadOption(f"{self.contribution}: weight {self.weight} is not a finite number")
+
+
+def missing(facts: Facts, name: str, need: Need) -> CannotMerge:
+    """What to raise where a fact that a method needs was not given."""
+    return CannotMerge(
+        f"{facts.contribution}, tensor {name!r}: the method needs a {need}, none given"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,12 +73,17 @@ class Method:
 
     needs: ClassVar[frozenset[Need]] = frozenset()
 
-    proportional: ClassVar[bool] = False
-    """Whether only the proportions of the weights matter: w and 2 w give the same."""
+    most: ClassVar[int | None] = None
+    """How many contributions it takes at most; None: any number."""
 
     def __post_init__(self) -> None:
         check_options(self)
         self.check()
+
+    @property
+    def proportional(self) -> bool:
+        """Whether only the proportions of the weights matter: w and 2 w give the same."""
+        return False
 
     def check(self) -> None:
         """Refuse hyperparameters that do not go together.
@@ -112,7 +117,10 @@ class Fold(Method, ABC):
 
     __slots__ = ()
 
-    phases: ClassVar[int] = 1
+    @property
+    def phases(self) -> int:
+        """How often each contribution is lifted."""
+        return 1
 
     @abstractmethod
     def fields(self, name: str, shape: Shape, phase: int = 0) -> Mapping[str, Field]:

@@ -48,6 +48,8 @@ class Cell:
 
     values: Tensor
     reach: int = 0
+    unsettled: int = 0
+    """What a field still owes to the values; see `Field.settle`."""
 
 
 class Field(ABC):
@@ -99,6 +101,9 @@ class Field(ABC):
     @abstractmethod
     def combine(self, cell: Cell, other: Cell, where: str) -> None:
         """Add `other` into `cell`; either all of it, or an error and nothing."""
+
+    def settle(self, cell: Cell) -> None:
+        """Bring a cell that `add` has changed into the form that all others read."""
 
     @abstractmethod
     def subtract(self, cell: Cell, other: Cell, where: str) -> None:

@@ -41,6 +41,10 @@ class State:
         for name, field in self._fields.items():
             field.add(self._cells[name], addends[name], where)
 
+    def _settle(self) -> None:
+        for name, field in self._fields.items():
+            field.settle(self._cells[name])
+
     def remove(self, addends: Mapping[str, Tensor], where: str) -> None:
         """Take out again what `add` folded in, byte for byte.
 
@@ -48,6 +52,7 @@ class State:
             NotRemovable: a field cannot remove, or this was never added.
         """
         elements = self._elements(addends, where)
+        self._settle()
         for name, field in self._fields.items():
             field.require_member(self._cells[name], elements[name], where)
         for name, field in self._fields.items():
@@ -57,14 +62,17 @@ class State:
         """Fold in what another state of the same fields holds; `other` is not modified."""
         if other._fields != self._fields:
             raise CannotMerge(f"{where}: a state of {other._fields} does not fit {self._fields}")
+        other._settle()
         self._combine(other._cells, where)
 
     def values(self) -> dict[str, Tensor]:
-        """What the state stands for: float64, new tensors."""
+        """What the state stands for: new tensors, but for plain fields."""
+        self._settle()
         return {name: field.value(self._cells[name]) for name, field in self._fields.items()}
 
     def to_tensors(self) -> dict[str, Tensor]:
         """The state as named tensors, to be stored; equal states give equal bytes."""
+        self._settle()
         tensors = {}
         for name, cell in self._cells.items():
             tensors[name] = cell.values
@@ -93,6 +101,7 @@ class State:
         return {name: field.element(addends[name], where) for name, field in self._fields.items()}
 
     def _combine(self, cells: Mapping[str, Cell], where: str) -> None:
+        self._settle()
         for name, field in self._fields.items():
             field.require_room(self._cells[name], cells[name], where)
         for name, field in self._fields.items():

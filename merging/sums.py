@@ -140,22 +140,36 @@ class Sum(_Integers):
         What is rounded is checked as floats, between magic - bound and magic + bound,
         and numpy adds integers of 64 bits three times as fast as torch.
         """
-        if self.limbs > 1 or addend.device.type != "cpu" or addend.numel() == 0:
+        if addend.device.type != "cpu" or addend.numel() == 0:
             self.combine(cell, self.element(addend, where), where)
             return
-        exponent = self._exponent(0) + 52
-        rounded = addend + math.ldexp(1.5, exponent)
-        low, high = (end.item() for end in torch.aminmax(rounded))
-        if not math.ldexp(1.0, exponent) <= low <= high <= math.ldexp(1.0, exponent + 1):
-            raise self._beyond(addend, where)
-        magic = math.ldexp(1.5, exponent)
-        reach = int(max(high - magic, magic - low) / self.unit())
-        if cell.reach + reach > torch.iinfo(self.dtype).max:
-            self.require_room(cell, self.element(addend, where), where)
-        values = cell.values[0].numpy()
-        np.add(values, rounded.view(torch.int64).numpy(), out=values)
-        np.subtract(values, np.int64(_bits_of_magic(exponent)), out=values)
+        rest, reach = addend, 0
+        for limb in range(self.limbs):
+            exponent = self._exponent(limb) + 52
+            magic = math.ldexp(1.5, exponent)
+            rounded = rest + magic
+            low, high = (end.item() for end in torch.aminmax(rounded))
+            if not math.ldexp(1.0, exponent) <= low <= high <= math.ldexp(1.0, exponent + 1):
+                raise self._beyond(addend, where)
+            reach = max(reach, int(max(high - magic, magic - low) / self.unit(limb)))
+            if cell.reach + reach > torch.iinfo(self.dtype).max:
+                self.require_room(cell, self.element(addend, where), where)
+            values = cell.values[limb].numpy()
+            # The bits of magic come with each addend; `settle` takes them out, all at once.
+            np.add(values, rounded.view(torch.int64).numpy(), out=values)
+            if limb + 1 < self.limbs:
+                rest = torch.sub(rest, rounded.sub_(magic), out=rounded)
+        cell.unsettled += 1
         cell.reach += reach
+
+    def settle(self, cell: Cell) -> None:
+        """Take the bits of magic out that `add` left in; integers wrap, so none is lost."""
+        for limb in range(self.limbs if cell.unsettled else 0):
+            owed = cell.unsettled * _bits_of_magic(self._exponent(limb) + 52)
+            wrapped = (owed + 2**63) % 2**64 - 2**63
+            values = cell.values[limb].numpy()
+            np.subtract(values, np.int64(wrapped), out=values)
+        cell.unsettled = 0
 
     def value(self, cell: Cell) -> Tensor:
         """The sum, rounded once to float64 (once a limb)."""

@@ -7,16 +7,19 @@ Stable.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
 from weft.checkpoints.digest import Bytes
-from weft.checkpoints.errors import BadEncoding, BadTensor
+from weft.checkpoints.errors import BadEncoding, BadTensor, UnknownCodec
 from weft.checkpoints.schema import BLOCK_ELEMENTS, TensorSpec
+
+Peek: TypeAlias = Callable[[int, int], bytes]
+"""Some of a tensor's encoded bytes: from an offset, so many."""
 
 
 class ByteStream:
@@ -110,6 +113,22 @@ class Codec(ABC):
         Raises:
             BadEncoding: the bytes are not those of such a tensor.
         """
+
+    def block_bytes(self, spec: TensorSpec, elements: int, offset: int, peek: Peek) -> int:
+        """How many bytes a block's encoding takes, from its frame alone.
+
+        A codec that can say so can be read from the middle: blocks decode by themselves.
+
+        Args:
+            spec: the tensor.
+            elements: of the block.
+            offset: where the block begins in the tensor's encoded bytes.
+            peek: gives some of them.
+
+        Raises:
+            UnknownCodec: blocks of this codec cannot be found without decoding all before.
+        """
+        raise UnknownCodec(f"codec {self.name} cannot be read from the middle of a tensor")
 
     @abstractmethod
     def bound_bytes(self, spec: TensorSpec) -> int:

@@ -25,6 +25,7 @@ from torch import Tensor
 from weft.checkpoints.codecs.codec import (
     ByteStream,
     Codec,
+    Peek,
     base_blocks,
     beside,
     block_lengths,
@@ -94,6 +95,14 @@ class Lossless(Codec):
             check_booleans(spec, data, stream)
             yield data.view(TORCH_DTYPES[spec.dtype])
         stream.finish()
+
+    def block_bytes(self, spec: TensorSpec, elements: int, offset: int, peek: Peek) -> int:
+        """See `Codec.block_bytes`; the sum of the lengths that the frame tells."""
+        end = offset + ELEMENTS.size
+        for _ in range(DTYPE_BYTES[spec.dtype]):
+            _, length = PLANE.unpack(peek(end, PLANE.size))
+            end += PLANE.size + int(length)
+        return end - offset
 
     def bound_bytes(self, spec: TensorSpec) -> int:
         """Every plane stored as it is, and the frames."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from weft.checkpoints.codecs.codec import (
     ByteStream,
     Codec,
+    Peek,
     base_blocks,
     beside,
     block_lengths,
@@ -56,6 +57,10 @@ class Raw(Codec):
                 values = other.to(values.dtype) + values
             yield values.to(dtype)
         stream.finish()
+
+    def block_bytes(self, spec: TensorSpec, elements: int, offset: int, peek: Peek) -> int:
+        """See `Codec.block_bytes`; the same for every block of that length."""
+        return elements * DTYPE_BYTES[_stored_dtype(spec)]
 
     def bound_bytes(self, spec: TensorSpec) -> int:
         """Exactly so many bytes."""

@@ -44,7 +44,7 @@ class Mean(Fold):
         self, name: str, block: Tensor, facts: Facts, previous: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor]:
         """W D."""
-        return {"sum": block * facts.weight}
+        return {"sum": block if facts.weight == 1 else block * facts.weight}
 
     def finish(
         self, name: str, state: Mapping[str, Tensor], totals: Totals, base: Tensor | None
@@ -55,4 +55,4 @@ class Mean(Fold):
                 f"tensor {name!r}: the weights of {totals.count} contributions sum to"
                 f" {totals.weight:g}; a mean needs more than zero"
             )
-        return state["sum"] / totals.weight
+        return state["sum"].div_(totals.weight)

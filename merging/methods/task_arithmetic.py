@@ -38,10 +38,10 @@ class TaskArithmetic(Fold):
         self, name: str, block: Tensor, facts: Facts, previous: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor]:
         """W D."""
-        return {"sum": block * facts.weight}
+        return {"sum": block if facts.weight == 1 else block * facts.weight}
 
     def finish(
         self, name: str, state: Mapping[str, Tensor], totals: Totals, base: Tensor | None
     ) -> Tensor:
         """The sum, scaled."""
-        return state["sum"] * self.scale
+        return state["sum"].mul_(self.scale)

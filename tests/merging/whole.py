@@ -25,6 +25,7 @@ def facts_of(
             cuts=() if method is None else cuts_of(method, delta),
             key=f"content-{index}".encode(),
             layer=layer or Layer(index=1, count=4),
+            scale=0.75,
         )
         for index, (delta, weight) in enumerate(zip(deltas, weights, strict=True))
     ]

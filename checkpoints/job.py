@@ -1,0 +1,308 @@
+"""A merge of files, from paths to a finished folder.
+
+Everything that can be refused is refused before the first tensor is read: the output's
+place, the inputs' formats, schemas and dtypes, the method's needs, the room on the disk.
+"""
+
+import resource
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from weft.checkpoints.allocator import keep_freed_buffers
+from weft.checkpoints.blocks import RangeReader
+from weft.checkpoints.deltas import ModelReader
+from weft.checkpoints.engine import Contribution, MergeSpec, Meter, Workers, merge
+from weft.checkpoints.errors import SchemaMismatch
+from weft.checkpoints.header import Json
+from weft.checkpoints.inputs import model_digest, open_input
+from weft.checkpoints.output import OutputFolder
+from weft.checkpoints.schema import FLOATING, SHOWN_DIFFERENCES, Schema
+from weft.checkpoints.sidecars import Sidecar, find_sidecars, with_dtype
+from weft.checkpoints.stacked import Part, StackedReader
+from weft.checkpoints.stacked_config import with_layers
+from weft.merging.errors import BadOption
+from weft.merging.method import Need
+
+DEFAULT_SHARD_BYTES: Final = 5 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class LayersOf:
+    """Layers `first` to `stop`, the latter left out, of the checkpoint at a path."""
+
+    path: Path
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """A model to be merged: where it is, what it is called, what it weighs.
+
+    Attributes:
+        adapter: a PEFT folder that is applied to the checkpoint at `path`.
+        slices: the model is this stack of layers instead, and `path` only names it.
+    """
+
+    path: Path
+    name: str
+    weight: float = 1.0
+    adapter: Path | None = None
+    slices: tuple[LayersOf, ...] = ()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All that is read for it."""
+        whole = (self.path,) if not self.slices else tuple(each.path for each in self.slices)
+        return whole if self.adapter is None else (*whole, self.adapter)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeJob:
+    """What is merged, how, and where to.
+
+    Attributes:
+        spec: the method and its steps.
+        base: what task vectors are taken from.
+        models: in their order.
+        output: the folder that will appear.
+        recipe: how the method was asked for, as it will stand in the plan.
+        sidecars: folder whose configuration and tokenizer files go with the result;
+            None: the base's, or the first model's.
+        dtype: of the output's floating tensors ("BF16", ...); None: the base's, or the
+            first model's.
+        shard_bytes: the most bytes of tensors in one file.
+        threads: workers.
+        memory_bytes: what they may fill between them.
+        resume: go on with what an interrupted merge left.
+        mixed_dtypes: models may have other dtypes than the base.
+        prefix: of torch.distributed checkpoints only tensors that begin with it, without it.
+    """
+
+    spec: MergeSpec
+    base: Input | None
+    models: tuple[Input, ...]
+    output: Path
+    recipe: Mapping[str, Json]
+    sidecars: Path | None = None
+    dtype: str | None = None
+    shard_bytes: int = DEFAULT_SHARD_BYTES
+    threads: int = 1
+    memory_bytes: int = 2**30
+    resume: bool = False
+    mixed_dtypes: bool = False
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeReport:
+    """What a merge made, and what it took.
+
+    Attributes:
+        digest: of the model as an artifact; does not depend on the layout on disk.
+        seconds: by the clock.
+        cpu_seconds: of this process, start-up included.
+        peak_rss_bytes: the most memory that this process had resident.
+        bytes_read: of parameters, all passes together.
+    """
+
+    output: Path
+    digest: str
+    tensors: int
+    parameters: int
+    seconds: float
+    cpu_seconds: float
+    peak_rss_bytes: int
+    bytes_read: int
+    bytes_written: int
+
+
+def run_job(job: MergeJob, meter: Meter | None = None) -> MergeReport:
+    """Merge files into a new model folder.
+
+    Args:
+        job: what is to be done.
+        meter: counts what is read.
+
+    Raises:
+        WeftError: what the inputs, the method or the disk refuse; nothing is left behind
+            but, after a kill, `OUTPUT.partial`.
+    """
+    began = time.monotonic()
+    keep_freed_buffers()
+    meter = meter or Meter()
+    with ExitStack() as stack:
+        inputs = _Inputs(job, stack)
+        schema = with_dtype_of(inputs.own.schema, job.dtype)
+        output = OutputFolder(
+            job.output,
+            schema,
+            shard_bytes=job.shard_bytes,
+            plan={"recipe": dict(job.recipe), "inputs": inputs.identities()},
+            resume=job.resume,
+            sidecars=inputs.sidecars(schema),
+        )
+        workers = Workers(job.threads, job.memory_bytes)
+        with output:
+            remaining = [spec.name for spec in output.remaining]
+            if remaining:
+                merge(
+                    job.spec,
+                    inputs.base,
+                    inputs.contributions,
+                    inputs.own,
+                    output,
+                    only=remaining,
+                    workers=workers,
+                    meter=meter,
+                )
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return MergeReport(
+        output=output.path,
+        digest=output.digest,
+        tensors=len(schema),
+        parameters=sum(spec.elements for spec in schema.parameters),
+        seconds=time.monotonic() - began,
+        cpu_seconds=usage.ru_utime + usage.ru_stime,
+        peak_rss_bytes=usage.ru_maxrss * 1024,
+        bytes_read=meter.total,
+        bytes_written=output.bytes_written,
+    )
+
+
+class _Inputs:
+    """The opened inputs of a job, checked against each other."""
+
+    def __init__(self, job: MergeJob, stack: ExitStack) -> None:
+        if not job.models:
+            raise BadOption("nothing to merge: name at least one model")
+        self._job = job
+        self._stack = stack
+        self.base = None if job.base is None else self._open(job.base, None)
+        readers = [self._open(item, self.base) for item in job.models]
+        self.own = self.base or readers[0]
+        first = job.base or job.models[0]
+        for item, reader in zip(job.models, readers, strict=True):
+            require_same_model(
+                reader.schema, self.own.schema, item.name, str(first.path), job.mixed_dtypes
+            )
+        draws = any(Need.KEY in step.needs for step in job.spec.steps)
+        self.contributions = [
+            Contribution(
+                name=item.name,
+                reader=reader,
+                weight=item.weight,
+                key=bytes.fromhex(model_digest(reader)) if draws else b"",
+            )
+            for item, reader in zip(job.models, readers, strict=True)
+        ]
+
+    def _open(self, item: Input, base: RangeReader | None) -> RangeReader:
+        if item.slices:
+            parts = [
+                Part(self._enter(each.path, None), each.first, each.stop) for each in item.slices
+            ]
+            return StackedReader(parts)
+        if item.adapter is None:
+            return self._enter(item.path, base)
+        if self._job.base is not None and item.path == self._job.base.path:
+            return self._enter(item.adapter, base)
+        # Its exact task vector is against a checkpoint that is not the base of the merge.
+        return ModelReader(self._enter(item.adapter, self._enter(item.path, base)))
+
+    def _enter(self, path: Path, base: RangeReader | None) -> RangeReader:
+        return self._stack.enter_context(open_input(path, base, prefix=self._job.prefix))
+
+    def sidecars(self, output: Schema) -> tuple[Sidecar, ...]:
+        """The companions of the output, their dtype and number of layers put right."""
+        first = self._job.base or self._job.models[0]
+        found = find_sidecars(self._job.sidecars or first.path)
+        if first.slices:
+            found = with_layers(
+                found, [(each.path, each.first, each.stop) for each in first.slices]
+            )
+        return with_dtype(found, self.own.schema, output)
+
+    def identities(self) -> list[Json]:
+        """What the inputs are, as far as can be told without reading them whole."""
+        inputs = [*([] if self._job.base is None else [self._job.base]), *self._job.models]
+        paths = dict.fromkeys(path for item in inputs for path in item.paths)
+        return [_identity(path) for path in paths]
+
+
+def _identity(path: Path) -> Json:
+    """Name, sizes and times of the files of a model."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return {
+        "name": path.name,
+        "files": [
+            {"name": file.name, "bytes": found.st_size, "modified_ns": found.st_mtime_ns}
+            for file in files
+            if file.is_file()
+            for found in [file.stat()]
+        ],
+    }
+
+
+def with_dtype_of(schema: Schema, dtype: str | None) -> Schema:
+    """The schema with all floating tensors in one dtype; unchanged for None."""
+    if dtype is None:
+        return schema
+    return Schema(
+        tuple(replace(spec, dtype=dtype) if spec.dtype in FLOATING else spec for spec in schema)
+    )
+
+
+def require_same_model(
+    found: Schema, expected: Schema, where: str, against: str, mixed_dtypes: bool
+) -> None:
+    """Names and shapes must agree, and dtypes unless that is waived.
+
+    Raises:
+        SchemaMismatch: lists the first ten tensors that differ.
+    """
+    differences = [
+        word
+        for name in sorted({*found.names, *expected.names})
+        if (word := _difference(found, expected, name, mixed_dtypes))
+    ]
+    if not differences:
+        return
+    shown = "\n  ".join(differences[:SHOWN_DIFFERENCES])
+    more = len(differences) - SHOWN_DIFFERENCES
+    tail = f"\n  and {more} more" if more > 0 else ""
+    raise SchemaMismatch(
+        f"{where}: {len(differences)} of its tensors are not those of {against}:\n  {shown}{tail}"
+    )
+
+
+def _difference(found: Schema, expected: Schema, name: str, mixed_dtypes: bool) -> str:
+    if name not in found:
+        return f"{name} is missing ({expected[name].describe()} expected)"
+    if name not in expected:
+        return f"{name} ({found[name].describe()}) is not part of it"
+    mine, theirs = found[name], expected[name]
+    if mine.shape != theirs.shape or mine.kind != theirs.kind:
+        return f"{name} is {mine.describe()}, {theirs.describe()} expected"
+    if mine.dtype != theirs.dtype and not mixed_dtypes:
+        return (
+            f"{name} is {mine.describe()}, {theirs.describe()} expected"
+            " (--mixed-dtypes merges them all the same)"
+        )
+    return ""
+
+
+def bytes_to_read(job: MergeJob) -> int:
+    """About how many bytes a merge will read, from the sizes of the files."""
+    inputs = [*([] if job.base is None else [job.base]), *job.models]
+    sizes = sum(_size(path) for item in inputs for path in item.paths)
+    return sizes * job.spec.passes
+
+
+def _size(path: Path) -> int:
+    files = path.iterdir() if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -1,0 +1,350 @@
+"""One merge under way: from contributions to pieces of the merged model.
+
+    contributions -> before -> method -> after -> + base
+
+Each step may ask for facts of what comes before it; they are found by passes over the
+stream up to there (`survey.py`), before a single byte is written.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+from weft.checkpoints.contribution import Contribution
+from weft.checkpoints.found import Found
+from weft.checkpoints.parallel import Workers
+from weft.checkpoints.reader import TensorReader
+from weft.checkpoints.schema import TensorSpec
+from weft.checkpoints.survey import Survey, passes
+from weft.checkpoints.task_vectors import (
+    CheckpointStream,
+    Meter,
+    Piece,
+    Shaped,
+    Span,
+    Stream,
+    TransformedStream,
+    shape_of,
+    widest,
+)
+from weft.merging.blocks import Block, combined, in_proportion, merge_block
+from weft.merging.errors import CannotMerge
+from weft.merging.method import (
+    Calibration,
+    Combination,
+    Extent,
+    Facts,
+    Fold,
+    Joint,
+    Method,
+    Need,
+    Scope,
+    Transform,
+)
+from weft.merging.methods.weighted_sum import WeightedSum
+from weft.merging.precision import Precision
+
+After = Transform | Calibration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tailored:
+    """A method and the weights as they are for one tensor."""
+
+    method: Method
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Varied:
+    """A transform whose hyperparameters vary from tensor to tensor.
+
+    Attributes:
+        usual: says what it needs; of the same class as all that `at` gives.
+        at: the transform for a tensor, by its name.
+    """
+
+    usual: Transform
+    at: Callable[[str], Transform]
+
+
+Stage = Transform | Varied | None
+"""What one contribution goes through at one point before the merge; None: nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeSpec:
+    """What is done with the parameters.
+
+    Attributes:
+        method: merges; any kind but a transform or a calibration.
+        before: change each contribution's task vector, in this order.
+        own: further ones for single contributions, by name; ahead of `before`.
+        after: change the merged task vector, in this order.
+        precision: of the sums.
+        tailor: method and weights by tensor, where they are not the same for all: the
+            same method with other hyperparameters, weights in the contributions' order.
+    """
+
+    method: Method
+    before: tuple[Transform | Varied, ...] = ()
+    own: Mapping[str, tuple[Transform | Varied, ...]] = field(default_factory=dict)
+    after: tuple[After, ...] = ()
+    precision: Precision = Precision.EXACT
+    tailor: Callable[[str], Tailored] | None = None
+
+    @property
+    def steps(self) -> tuple[Method, ...]:
+        """All of them."""
+        own = [step for steps in self.own.values() for step in steps]
+        transforms = [
+            step.usual if isinstance(step, Varied) else step for step in (*own, *self.before)
+        ]
+        return (*transforms, self.method, *self.after)
+
+    @property
+    def passes(self) -> int:
+        """How often the contributions are read, all told."""
+        surveys = sum(passes([step]) for step in self.steps)
+        return surveys + 1 + sum(isinstance(step, Calibration) for step in self.after)
+
+    def stages(self, names: Sequence[str]) -> list[tuple[Stage, ...]]:
+        """What the contributions go through: one step each, stage by stage."""
+        own = [self.own.get(name, ()) for name in names]
+        depth = max((len(steps) for steps in own), default=0)
+        padded = [(*steps, *[None] * (depth - len(steps))) for steps in own]
+        mine: list[tuple[Stage, ...]] = list(zip(*padded, strict=True))
+        return mine + [(step,) * len(names) for step in self.before]
+
+    def scope(self, spec: TensorSpec) -> Scope:
+        """How much of a tensor the steps must see at a time."""
+        return widest([step.scope(spec.name, spec.shape) for step in self.steps])
+
+    def at(self, name: str, weights: Sequence[float]) -> Tailored:
+        """Method and weights for a tensor."""
+        if self.tailor is None:
+            return Tailored(method=self.method, weights=tuple(weights))
+        return self.tailor(name)
+
+
+class Merger:
+    """Finds the facts, then merges any span of any tensor.
+
+    Args:
+        spec: what is done.
+        base: what task vectors are taken from; None: from zero.
+        contributions: none of weight zero.
+        tensors: the parameters that count for facts of whole models.
+        workers: who finds the facts.
+        meter: counts bytes that are read.
+    """
+
+    def __init__(
+        self,
+        spec: MergeSpec,
+        base: TensorReader | None,
+        contributions: Sequence[Contribution],
+        tensors: Sequence[TensorSpec],
+        workers: Workers,
+        meter: Meter,
+    ) -> None:
+        self._spec = spec
+        self._contributions = contributions
+        self._tensors = tensors
+        self._workers = workers
+        readers = {item.name: item.reader for item in contributions}
+        self._source: Stream = CheckpointStream(base, readers, spec.precision.dtype, meter)
+        self._merged: Stream = self._source
+        self._found = Found()
+
+    @property
+    def seekable(self) -> bool:
+        """Whether spans may begin within a tensor."""
+        return self._source.seekable
+
+    def prepare(self) -> None:
+        """Find all facts; reads the contributions as often as `MergeSpec.passes` says, less one."""
+        stream = self._source
+        for stage in self._spec.stages(stream.names):
+            stream = self._transformed(stream, stage)
+        self._source = stream
+        methods = (self._spec.method,) * len(stream.names)
+        self._found = self._survey(stream, methods).answer()
+        merged: Stream = _MergedStream(stream, self._merge_piece)
+        for step in self._spec.after:
+            if isinstance(step, Calibration):
+                merged = _CalibratedStream(merged, stream, step, self._contributions)
+            else:
+                merged = self._transformed(merged, (step,))
+        self._merged = merged
+
+    def pieces(self, spec: TensorSpec, span: Span) -> Iterator[Tensor]:
+        """The merged model at a span of a tensor, flat, in the precision's dtype."""
+        for piece in self._merged.pieces(spec, span):
+            merged = piece.makers[0]()
+            yield merged if piece.base is None else merged.add_(piece.base)
+
+    def cost(self, spec: TensorSpec, span: Span) -> int:
+        """Bytes that working on a span takes, about."""
+        method = self._spec.at(spec.name, self._weights).method
+        resident = 6
+        if isinstance(method, Joint) or any(
+            isinstance(step, Calibration) for step in self._spec.after
+        ):
+            resident += 2 * len(self._contributions)
+        state = 0
+        if isinstance(method, Fold) and span.step:
+            state = 2 * method.state_bytes(spec.name, spec.shape) * span.step // spec.elements
+        return resident * 8 * span.step + state + 2 * (span.stop - span.start)
+
+    @property
+    def _weights(self) -> list[float]:
+        return [item.weight for item in self._contributions]
+
+    def _survey(self, stream: Stream, steps: Sequence[Method | Varied | None]) -> Survey:
+        def as_it_is_for(index: int, spec: TensorSpec) -> Method | None:
+            if steps[index] is self._spec.method:
+                return self._spec.at(spec.name, self._weights).method
+            return _step_at(steps[index], spec.name)
+
+        return Survey(
+            stream=stream,
+            specs=self._tensors,
+            methods=[_usual(step) for step in steps],
+            method_of=as_it_is_for,
+            scope_of=self._spec.scope,
+            workers=self._workers,
+            key_of=self._keys,
+        )
+
+    def _keys(self) -> tuple[bytes, ...]:
+        missing = next((item.name for item in self._contributions if not item.key), None)
+        if missing is not None:
+            raise CannotMerge(
+                f"{missing}: a step draws at random and was given no key to draw with"
+            )
+        return tuple(item.key for item in self._contributions)
+
+    def _transformed(self, stream: Stream, stage: Sequence[Stage]) -> Stream:
+        found = self._survey(stream, stage).answer()
+
+        def step_of(index: int, spec: TensorSpec, offset: int) -> tuple[Transform, Facts] | None:
+            transform = _step_at(stage[index], spec.name)
+            if not isinstance(transform, Transform):
+                return None
+            facts = Facts(contribution=stream.names[index], offset=offset)
+            return transform, found.facts(index, facts, transform, spec.name)
+
+        return TransformedStream(stream, step_of)
+
+    def _merge_piece(self, spec: TensorSpec, piece: Piece) -> Tensor:
+        method, facts = self._tailored(spec)
+        if Need.KEY in method.needs:
+            facts = [replace(fact, offset=piece.offset) for fact in facts]
+        if all(fact.weight == 0 for fact in facts) and isinstance(method, WeightedSum):
+            return torch.zeros(piece.elements, dtype=self._spec.precision.dtype)
+        shape = shape_of(spec, method.scope(spec.name, spec.shape), piece.elements)
+        block = Block(
+            name=spec.name,
+            tensor_shape=spec.shape,
+            shape=shape,
+            base=None if piece.base is None else piece.base.reshape(shape),
+            precision=self._spec.precision,
+        )
+        return merge_block(method, block, Shaped(piece.makers, shape), facts).reshape(-1)
+
+    def _tailored(self, spec: TensorSpec) -> tuple[Method, list[Facts]]:
+        """The method for a tensor and what it is told, its offset left at zero."""
+        return self._cached(spec)
+
+    @cache  # noqa: B019  (one merge, one object: they end together)
+    def _cached(self, spec: TensorSpec) -> tuple[Method, list[Facts]]:
+        tailored = self._spec.at(spec.name, self._weights)
+        facts = [
+            self._found.facts(
+                index, Facts(contribution=item.name, weight=weight), tailored.method, spec.name
+            )
+            for index, (item, weight) in enumerate(
+                zip(self._contributions, tailored.weights, strict=True)
+            )
+        ]
+        facts = in_proportion(tailored.method, facts)
+        if not isinstance(tailored.method, Combination):
+            return tailored.method, facts
+        gram = self._found.gram
+        if tailored.method.span is Extent.TENSOR:
+            gram = self._found.grams[spec.name]
+        if gram is None:
+            raise CannotMerge(f"{type(tailored.method).__name__}: no inner products were taken")
+        return WeightedSum(), combined(tailored.method, gram, facts)
+
+
+def _usual(step: Method | Varied | None) -> Method | None:
+    return step.usual if isinstance(step, Varied) else step
+
+
+def _step_at(step: Method | Varied | None, name: str) -> Method | None:
+    return step.at(name) if isinstance(step, Varied) else step
+
+
+class _MergedStream(Stream):
+    """The merged task vector as a stream of its own."""
+
+    def __init__(self, inner: Stream, merge: Callable[[TensorSpec, Piece], Tensor]) -> None:
+        self._inner = inner
+        self._merge = merge
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("the merged model",)
+
+    @property
+    def seekable(self) -> bool:
+        return self._inner.seekable
+
+    def pieces(self, spec: TensorSpec, span: Span) -> Iterator[Piece]:
+        for piece in self._inner.pieces(spec, span):
+            yield replace(piece, makers=(partial(self._merge, spec, piece),))
+
+
+class _CalibratedStream(Stream):
+    """A merged task vector changed in view of the contributions."""
+
+    def __init__(
+        self,
+        merged: Stream,
+        contributions: Stream,
+        calibration: Calibration,
+        items: Sequence[Contribution],
+    ) -> None:
+        self._merged = merged
+        self._contributions = contributions
+        self._calibration = calibration
+        self._order = sorted(range(len(items)), key=lambda index: items[index].name)
+        self._facts = [Facts(contribution=items[index].name) for index in self._order]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._merged.names
+
+    @property
+    def seekable(self) -> bool:
+        return self._merged.seekable
+
+    def pieces(self, spec: TensorSpec, span: Span) -> Iterator[Piece]:
+        pairs = zip(
+            self._merged.pieces(spec, span), self._contributions.pieces(spec, span), strict=True
+        )
+        for merged, contributions in pairs:
+            yield replace(merged, makers=(partial(self._changed, spec, merged, contributions),))
+
+    def _changed(self, spec: TensorSpec, merged: Piece, contributions: Piece) -> Tensor:
+        scope = self._calibration.scope(spec.name, spec.shape)
+        shape = shape_of(spec, scope, merged.elements)
+        blocks = [contributions.makers[index]().reshape(shape) for index in self._order]
+        delta = merged.makers[0]().reshape(shape)
+        changed = self._calibration.calibrate(spec.name, delta, blocks, self._facts)
+        return changed.reshape(-1)

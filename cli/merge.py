@@ -1,0 +1,306 @@
+"""`weft merge`: any method, any inputs, one finished model folder."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from weft.cli.output import JsonFlag, emit, note, size
+
+if TYPE_CHECKING:
+    from weft.checkpoints.job import MergeJob, MergeReport
+    from weft.checkpoints.task_vectors import Meter
+    from weft.cli.output import Json
+    from weft.cli.recipe import Recipe, Step
+
+app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+EXAMPLE = "Example: weft merge -m ties --set density=0.2 --base base a b c -o merged"
+
+Models = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="MODEL...",
+        help="Checkpoints, adapters or deltas: files or folders; at least one.",
+        show_default=False,
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The model folder to make.")]
+Method = Annotated[
+    str | None, typer.Option("--method", "-m", help="How to merge; `weft methods` lists all.")
+]
+Base = Annotated[
+    str | None, typer.Option(help="What the models were fine-tuned from: a file or a folder.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A hyperparameter of the method; repeat it."),
+]
+Weights = Annotated[
+    str | None, typer.Option(metavar="W,W,...", help="One weight a model; 1 each without.")
+]
+Before = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="STEP[:KEY=VALUE,...]",
+        help="Changes each task vector before the merge, such as dare:density=0.1; repeat it.",
+    ),
+]
+After = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="STEP[:KEY=VALUE,...]", help="Changes the merged task vector, such as lines."
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(help="A recipe instead of options: YAML or TOML, ours or mergekit's."),
+]
+Dtype = Annotated[
+    str | None, typer.Option(help="Of the output: float32, bfloat16, float16 or float64.")
+]
+Sums = Annotated[
+    str,
+    typer.Option(help="exact: free of order, to the bit; float64 or float32: faster, approximate."),
+]
+Threads = Annotated[int, typer.Option(min=0, help="Workers; 0: one a core.")]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="The most that work under way may take, such as 4GiB; a quarter of it all."),
+]
+ShardSize = Annotated[str, typer.Option(help="The most bytes of tensors in one file.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with what a killed merge left in OUT.partial.")
+]
+MixedDtypes = Annotated[
+    bool, typer.Option("--mixed-dtypes", help="Models may have other dtypes than the base.")
+]
+Prefix = Annotated[
+    str, typer.Option(help="Of torch.distributed checkpoints: only tensors that begin with it.")
+]
+
+
+@app.command(epilog=EXAMPLE)
+def merge(
+    out: Out,
+    models: Models = None,
+    method: Method = None,
+    base: Base = None,
+    settings: Set = None,
+    weights: Weights = None,
+    before: Before = None,
+    after: After = None,
+    config: Config = None,
+    dtype: Dtype = None,
+    sums: Sums = "exact",
+    threads: Threads = 0,
+    memory: Memory = None,
+    shard_size: ShardSize = "5GB",
+    resume: Resume = False,
+    mixed_dtypes: MixedDtypes = False,
+    prefix: Prefix = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Merge models into one, in bounded memory, whatever their number and size.
+
+    Equal inputs give equal bytes. OUT appears whole or not at all; a merge that was
+    killed leaves OUT.partial, and --resume goes on with it.
+    """
+    from dataclasses import replace
+
+    from weft.checkpoints.job import run_job
+
+    if config is not None:
+        _refuse_beside_config(
+            {"MODEL": models, "--method": method, "--base": base, "--set": settings}
+            | {"--weights": weights, "--before": before, "--after": after}
+        )
+        recipe = _read(config)
+    else:
+        recipe = _recipe(models or [], method, base, settings or [], weights, before, after)
+    job = replace(
+        _job(recipe, out, dtype, sums),
+        threads=threads or os.cpu_count() or 1,
+        memory_bytes=_memory(memory),
+        shard_bytes=_bytes(shard_size, "--shard-size"),
+        resume=resume,
+        mixed_dtypes=mixed_dtypes,
+        prefix=prefix,
+    )
+    with _watched(job) as meter:
+        report = run_job(job, meter)
+    emit(report, as_json, _text)
+
+
+def _read(path: Path) -> "Recipe":
+    from weft.cli.recipe import read_recipe
+
+    recipe = read_recipe(path)
+    for line in recipe.notes:
+        note(f"{path}: {line}")
+    return recipe
+
+
+def _recipe(
+    models: Sequence[Path],
+    method: str | None,
+    base: str | None,
+    settings: Sequence[str],
+    weights: str | None,
+    before: Sequence[str] | None,
+    after: Sequence[str] | None,
+) -> "Recipe":
+    from weft.cli.recipe import ModelEntry, Recipe, names_of
+    from weft.cli.schedule import Schedule
+    from weft.errors import InvalidInput
+    from weft.merging.option_texts import parse_options
+    from weft.merging.registry import entry
+
+    if method is None:
+        raise InvalidInput("no method: name one with --method; `weft methods` lists all")
+    if not models:
+        raise InvalidInput("nothing to merge: name the models, or a recipe with --config")
+    paths = [str(path) for path in models]
+    pairs = zip(paths, names_of(paths), _weights(weights, len(paths)), strict=True)
+    options = parse_options(entry(method).load(), _pairs(settings, "--set"), called=method)
+    return Recipe(
+        method=method,
+        options=options,
+        base=base,
+        models=tuple(
+            ModelEntry(path=path, name=name, weight=Schedule.constant(weight))
+            for path, name, weight in pairs
+        ),
+        sidecars=base or paths[0],
+        before=tuple(_step(text, "--before") for text in before or []),
+        after=tuple(_step(text, "--after") for text in after or []),
+    )
+
+
+def _step(text: str, option: str) -> "Step":
+    from weft.cli.recipe import Step
+    from weft.merging.option_texts import parse_options
+    from weft.merging.registry import entry
+
+    name, _, rest = text.partition(":")
+    texts = _pairs([part for part in rest.split(",") if part], f"{option} {name}")
+    return Step(name=name, options=parse_options(entry(name).load(), texts, called=name))
+
+
+def _pairs(texts: Sequence[str], option: str) -> dict[str, str]:
+    from weft.errors import InvalidInput
+
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise InvalidInput(f"{option}: found {text!r}, expected key=value")
+        if key.strip() in found:
+            raise InvalidInput(f"{option}: {key.strip()} is given twice")
+        found[key.strip()] = value.strip()
+    return found
+
+
+def _weights(text: str | None, count: int) -> list[float]:
+    from weft.errors import InvalidInput
+
+    if text is None:
+        return [1.0] * count
+    try:
+        weights = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InvalidInput(
+            f"--weights: found {text!r}, expected numbers and commas, such as 0.5,0.3,0.2"
+        ) from None
+    if len(weights) != count:
+        raise InvalidInput(f"--weights: {len(weights)} weights for {count} models: {text}")
+    return weights
+
+
+def _job(recipe: "Recipe", out: Path, dtype: str | None, sums: str) -> "MergeJob":
+    from weft import __version__
+    from weft.checkpoints.inputs import open_input
+    from weft.checkpoints.job import MergeJob
+    from weft.cli.merge_build import Depths, inputs_of, spec_of
+    from weft.cli.recipe import dtype_of
+    from weft.errors import InvalidInput
+    from weft.merging.precision import Precision
+
+    if sums not in list(Precision):
+        raise InvalidInput(f"--sums: found {sums!r}, expected {', '.join(Precision)}")
+    base, models = inputs_of(recipe)
+
+    def names() -> Sequence[str]:
+        with open_input((base or models[0]).path) as reader:
+            return reader.schema.names
+
+    return MergeJob(
+        spec=spec_of(recipe, Precision(sums), Depths(names)),
+        base=base,
+        models=models,
+        output=out,
+        recipe={**_provenance(recipe), "sums": sums, "weft": __version__},
+        sidecars=Path(recipe.sidecars),
+        dtype=dtype_of(dtype, "--dtype") or recipe.dtype,
+    )
+
+
+def _provenance(recipe: "Recipe") -> dict[str, "Json"]:
+    """The recipe as the result tells it: names of models, no paths of this machine."""
+    from weft.cli.output import plain
+
+    document = plain(recipe)
+    kept = document if isinstance(document, dict) else {}
+    for gone in ("sidecars", "notes", "slices"):
+        kept.pop(gone)
+    kept["base"] = recipe.base and Path(recipe.base).name
+    kept["models"] = [
+        {"name": model.name, "weight": plain(model.weight), "before": plain(model.before)}
+        for model in recipe.models
+    ]
+    return {**kept, "slices": len(recipe.slices)}
+
+
+def _refuse_beside_config(given: Mapping[str, object]) -> None:
+    from weft.errors import InvalidInput
+
+    found = [name for name, value in given.items() if value]
+    if found:
+        raise InvalidInput(f"--config says it all; leave out {', '.join(found)}")
+
+
+def _bytes(text: str, option: str) -> int:
+    from weft.cli.byte_sizes import byte_size
+
+    return byte_size(text, option)
+
+
+def _memory(text: str | None) -> int:
+    if text is not None:
+        return _bytes(text, "--memory")
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+
+
+@contextmanager
+def _watched(job: "MergeJob") -> "Iterator[Meter]":
+    """A meter whose progress is shown."""
+    from weft.checkpoints.job import bytes_to_read
+    from weft.checkpoints.task_vectors import Meter
+    from weft.cli.merge_screen import transfer
+
+    with transfer("merging", bytes_to_read(job)) as advance:
+        yield Meter(advance)
+
+
+def _text(report: "MergeReport") -> str:
+    rate = report.bytes_read / max(report.seconds, 1e-9)
+    return (
+        f"{report.output}  {report.tensors} tensors, {report.parameters / 1e6:.1f} M parameters,"
+        f" {size(report.bytes_written)}\n"
+        f"digest {report.digest}\n"
+        f"{report.seconds:.1f} s ({size(rate)}/s read), {report.cpu_seconds:.1f} CPU s,"
+        f" at most {size(report.peak_rss_bytes)} of memory"
+    )
