@@ -98,6 +98,17 @@ class AdapterReader(DeltaReader):
         """Names of the tensors that the adapter changes, sorted."""
         return tuple(sorted({*self._pairs, *self._saved}))
 
+    @property
+    def replaced(self) -> frozenset[str]:
+        """Names of the tensors that the adapter holds whole."""
+        return frozenset(self._saved)
+
+    @property
+    def embeddings(self) -> frozenset[str]:
+        """Names of the tensors whose factors are those of an embedding."""
+        pairs = self._pairs.items()
+        return frozenset(name for name, pair in pairs if ".lora_embedding_" in pair.a)
+
     def identity(self) -> str:
         """A digest of all that the adapter adds to a base; reads its tensors."""
         parts = (self._config_digest, model_digest(self._file))

@@ -46,8 +46,8 @@ class DeltaFolderReader(RangeReader):
 
     Args:
         folder: holds manifest and payload.
-        base: what the delta is against; stays open while this is read. Not used where
-            the delta is against nothing.
+        base: what the delta is against; stays open while this is read. Where the delta is
+            against nothing it gives the schema that is expected, and no more.
         base_digest: of the base, as `model_digest` gives it.
 
     Raises:
@@ -55,6 +55,7 @@ class DeltaFolderReader(RangeReader):
         BadManifest, CorruptArtifact: the files are not those of an artifact.
         WrongKind: the artifact is no delta.
         WrongBase: the delta was taken against another base.
+        SchemaMismatch: the delta does not have the base's tensors.
     """
 
     def __init__(self, folder: Path, base: RangeReader, base_digest: str) -> None:
@@ -62,7 +63,9 @@ class DeltaFolderReader(RangeReader):
         self.manifest = read_manifest(folder)
         self._base = None if self.manifest.against is None else base
         if self._base is not None:
-            _check_base(self.manifest, base, base_digest, str(folder))
+            _check_digest(self.manifest, base, base_digest, str(folder))
+        # Also where nothing is subtracted: the base bounds what is believed and allocated.
+        check(self.manifest.schema, base.schema, str(folder))
         self._codec = create(self.manifest.codec)
         if not (folder / PAYLOAD_NAME).exists():
             raise MissingCheckpoint(f"{folder / PAYLOAD_NAME}: no such file")
@@ -222,10 +225,9 @@ def write_delta(
     return digest
 
 
-def _check_base(manifest: Manifest, base: RangeReader, digest: str, where: str) -> None:
+def _check_digest(manifest: Manifest, base: RangeReader, digest: str, where: str) -> None:
     if digest != manifest.against:
         raise WrongBase(
             f"{where}: a delta against {manifest.against}, the base at hand ({base.where}) is "
             f"{digest}; give the base that it was taken from"
         )
-    check(manifest.schema, base.schema, where)

@@ -18,7 +18,7 @@ import numpy as np
 from weft.checkpoints.errors import BadSchema, MalformedFile, UnsupportedFile
 from weft.checkpoints.inert_pickles import Record, load_inert
 from weft.checkpoints.saved_tensors import DTYPES
-from weft.checkpoints.schema import TensorSpec
+from weft.checkpoints.schema import DTYPE_BYTES, TensorSpec
 
 METADATA_NAME: Final = ".metadata"
 SUFFIX: Final = ".distcp"
@@ -207,8 +207,11 @@ def _pieces(
             raise MalformedFile(f"{shown}: a piece that is not inside its shape {spec.shape}")
         if (spec.name, offsets) not in places:
             raise MalformedFile(f"{shown}: nothing says where its piece at {offsets} lies")
+        piece = Piece(offsets, sizes, places[spec.name, offsets])
+        if math.prod(sizes) * DTYPE_BYTES[spec.dtype] > piece.place.length:
+            raise MalformedFile(f"{shown}: a piece of shape {sizes} in {piece.place.length} bytes")
         if math.prod(sizes):
-            found.append(Piece(offsets, sizes, places[spec.name, offsets]))
+            found.append(piece)
     _check_cover(spec, found, shown)
     return tuple(found)
 

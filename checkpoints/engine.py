@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import islice
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from weft.checkpoints.schema import DTYPE_BYTES, Schema, TensorSpec
 from weft.checkpoints.task_vectors import PIECE_ELEMENTS, Meter, Span, all_finite, spans
 from weft.checkpoints.writer import TensorSink
 from weft.merging.errors import CannotMerge, NonFinite
-from weft.merging.method import Method, Need
+from weft.merging.method import Method, Need, Scope
 
 __all__ = [
     "PIECE_ELEMENTS",
@@ -77,7 +78,8 @@ def merge(
         SchemaMismatch: a tensor is missing somewhere or has another shape.
         NonFinite: a NaN or an infinity goes in or comes out; names the tensor.
         OutOfBound, FoldFull: values too large for an exact sum.
-        TooLarge: a method must see a tensor whole, and the memory allowed does not hold it.
+        TooLarge: the memory allowed does not hold what a method must see of a tensor at a
+            time: the whole of it, where it says so.
     """
     spec = method if isinstance(method, MergeSpec) else MergeSpec(method=method)
     run = _Run(spec, base, contributions, own, sink, only, workers or Workers(), meter or Meter())
@@ -103,13 +105,26 @@ class _Run:
         _require_mergeable(spec, base, present)
         self._spec, self._own, self._sink, self._workers = spec, own, sink, workers
         self._tensors = _selected(own.schema, only)
-        counted = [tensor for tensor in self._tensors if tensor.kind == "parameter"]
-        self._merger = Merger(spec, base, present, counted, workers, meter)
-        if spec.passes > 1:
-            # Facts of whole models are of all that the contribution at hand holds.
-            counted = list(own.schema.parameters)
-            self._merger = Merger(spec, base, present, counted, workers, meter)
-        require_alike(counted, base, present)
+        # Facts of whole models are of all that the contribution at hand holds.
+        whole = own.schema.parameters
+        mine = [tensor for tensor in self._tensors if tensor.kind == "parameter"]
+        self._merger = Merger(spec, base, present, whole, workers, meter)
+        require_alike(whole if spec.passes > 1 else mine, base, present)
+        self._require_memory(mine)
+
+    def _require_memory(self, tensors: Sequence[TensorSpec]) -> None:
+        """Refuse what the memory allowed does not hold, before anything is read."""
+        budget = self._workers.budget
+        for spec in tensors:
+            cost = max((self._merger.cost(spec, span) for span in self._spans(spec)), default=0)
+            if cost > budget:
+                whole = self._spec.scope(spec) is Scope.MATRIX
+                raise TooLarge(
+                    f"tensor {spec.name!r}: {spec.describe()}, seen"
+                    f" {'whole' if whole else 'piece by piece'} by"
+                    f" {type(self._spec.method).__name__}, takes about {cost / 2**20:.0f} MiB of"
+                    f" memory; {budget / 2**20:.0f} MiB are allowed: allow more"
+                )
 
     def prepare(self) -> None:
         """Find the facts."""
@@ -145,18 +160,12 @@ class _Run:
     def _spans(self, spec: TensorSpec) -> list[Span]:
         if spec.kind != "parameter":
             return []
-        length = CHUNK_BYTES // DTYPE_BYTES[self._sink.schema[spec.name].dtype]
-        return list(spans(spec, self._spec.scope(spec), length, self._merger.seekable))
+        piece = self._spec.piece_elements
+        length = max(CHUNK_BYTES // DTYPE_BYTES[self._sink.schema[spec.name].dtype], piece)
+        return list(spans(spec, self._spec.scope(spec), length, self._merger.seekable, piece))
 
     def _job(self, spec: TensorSpec, span: Span) -> Job[Tensor]:
-        cost = self._merger.cost(spec, span)
-        if cost > self._workers.budget:
-            raise TooLarge(
-                f"tensor {spec.name!r}: {type(self._spec.method).__name__} must see its"
-                f" {spec.describe()} whole, which takes about {cost / 2**20:.0f} MiB;"
-                f" {self._workers.budget / 2**20:.0f} MiB are allowed: allow more memory"
-            )
-        return Job(partial(self._merged, spec, span), cost)
+        return Job(partial(self._merged, spec, span), self._merger.cost(spec, span))
 
     def _merged(self, spec: TensorSpec, span: Span) -> Tensor:
         out = torch.empty(span.stop - span.start, dtype=self._dtype(spec))
@@ -164,15 +173,19 @@ class _Run:
         for piece in self._merger.pieces(spec, span):
             out[filled : filled + piece.numel()] = piece
             filled += piece.numel()
-        _require_finite(out, spec, span.start)
+        if not all_finite(out):
+            self._merger.blame(spec, span)
+            _refuse(out, spec, span.start)
         return out
 
     def _streamed(self, spec: TensorSpec, cut: Sequence[Span]) -> Iterator[Tensor]:
         for span in cut:
             start = span.start
             for piece in self._merger.pieces(spec, span):
-                out = piece.to(self._dtype(spec))
-                _require_finite(out, spec, start)
+                out = piece.to("cpu", self._dtype(spec))
+                if not all_finite(out):
+                    self._merger.blame(spec, Span(0, spec.elements, span.step))
+                    _refuse(out, spec, start)
                 start += out.numel()
                 yield out
 
@@ -191,6 +204,12 @@ def _require_mergeable(
     spec: MergeSpec, base: TensorReader | None, contributions: Sequence[Contribution]
 ) -> None:
     require_names(contributions)
+    most = spec.method.most
+    if most is not None and len(contributions) > most:
+        raise CannotMerge(
+            f"method {type(spec.method).__name__} takes at most {most} contributions;"
+            f" {len(contributions)} have a weight other than zero"
+        )
     needy = next((step for step in spec.steps if Need.BASE in step.needs), None)
     if base is None and needy is not None:
         raise CannotMerge(
@@ -199,9 +218,7 @@ def _require_mergeable(
         )
 
 
-def _require_finite(merged: Tensor, spec: TensorSpec, start: int) -> None:
-    if all_finite(merged):
-        return
+def _refuse(merged: Tensor, spec: TensorSpec, start: int) -> NoReturn:
     values = merged.double()
     index = int((~values.isfinite()).nonzero()[0].item())
     raise NonFinite(

@@ -16,10 +16,11 @@ from weft.checkpoints.allocator import keep_freed_buffers
 from weft.checkpoints.blocks import RangeReader
 from weft.checkpoints.deltas import ModelReader
 from weft.checkpoints.engine import Contribution, MergeSpec, Meter, Workers, merge
-from weft.checkpoints.errors import SchemaMismatch
+from weft.checkpoints.errors import BadPath, SchemaMismatch
 from weft.checkpoints.header import Json
-from weft.checkpoints.inputs import model_digest, open_input
+from weft.checkpoints.inputs import Format, format_of, model_digest, open_input
 from weft.checkpoints.output import OutputFolder
+from weft.checkpoints.reader import SUFFIX
 from weft.checkpoints.schema import FLOATING, SHOWN_DIFFERENCES, Schema
 from weft.checkpoints.sidecars import Sidecar, find_sidecars, with_dtype
 from weft.checkpoints.stacked import Part, StackedReader
@@ -135,6 +136,7 @@ def run_job(job: MergeJob, meter: Meter | None = None) -> MergeReport:
     began = time.monotonic()
     keep_freed_buffers()
     meter = meter or Meter()
+    _require_apart(job)
     with ExitStack() as stack:
         inputs = _Inputs(job, stack)
         schema = with_dtype_of(inputs.own.schema, job.dtype)
@@ -146,14 +148,14 @@ def run_job(job: MergeJob, meter: Meter | None = None) -> MergeReport:
             resume=job.resume,
             sidecars=inputs.sidecars(schema),
         )
-        workers = Workers(job.threads, job.memory_bytes)
+        workers = Workers(job.threads, job.memory_bytes, job.spec.device)
         with output:
             remaining = [spec.name for spec in output.remaining]
             if remaining:
                 merge(
                     job.spec,
                     inputs.base,
-                    inputs.contributions,
+                    inputs.contributions(),
                     inputs.own,
                     output,
                     only=remaining,
@@ -182,26 +184,38 @@ class _Inputs:
             raise BadOption("nothing to merge: name at least one model")
         self._job = job
         self._stack = stack
-        self.base = None if job.base is None else self._open(job.base, None)
-        readers = [self._open(item, self.base) for item in job.models]
-        self.own = self.base or readers[0]
+        self._base_digest: str | None = None
+        self.base: RangeReader | None = None
+        if job.base is not None:
+            self.base = self._open(job.base, None)
+        self._base_digest = self._digest_of_base()
+        self._readers = [self._open(item, self.base) for item in job.models]
+        self.own = self.base or self._readers[0]
         first = job.base or job.models[0]
-        for item, reader in zip(job.models, readers, strict=True):
+        for item, reader in zip(job.models, self._readers, strict=True):
             require_same_model(
                 reader.schema, self.own.schema, item.name, str(first.path), job.mixed_dtypes
             )
-        draws = any(Need.KEY in step.needs for step in job.spec.steps)
-        self.contributions = [
+
+    def contributions(self) -> list[Contribution]:
+        """The models with their names and weights; where a step draws, all of them is read."""
+        draws = any(Need.KEY in step.needs for step in self._job.spec.steps)
+        return [
             Contribution(
                 name=item.name,
                 reader=reader,
                 weight=item.weight,
-                key=bytes.fromhex(model_digest(reader)) if draws else b"",
+                key=bytes.fromhex(model_digest(reader)) if draws and item.weight else b"",
             )
-            for item, reader in zip(job.models, readers, strict=True)
+            for item, reader in zip(self._job.models, self._readers, strict=True)
         ]
 
     def _open(self, item: Input, base: RangeReader | None) -> RangeReader:
+        if item.slices and item.adapter is not None:
+            raise BadOption(
+                f"{item.name}: layers of a checkpoint cannot take an adapter; apply it first"
+                " (weft apply)"
+            )
         if item.slices:
             parts = [
                 Part(self._enter(each.path, None), each.first, each.stop) for each in item.slices
@@ -214,8 +228,18 @@ class _Inputs:
         # Its exact task vector is against a checkpoint that is not the base of the merge.
         return ModelReader(self._enter(item.adapter, self._enter(item.path, base)))
 
+    def _digest_of_base(self) -> str | None:
+        """Of the base, where a delta will ask for it: one reading serves them all."""
+        deltas = any(format_of(item.path) is Format.DELTA for item in self._job.models)
+        return model_digest(self.base) if deltas and self.base is not None else None
+
     def _enter(self, path: Path, base: RangeReader | None) -> RangeReader:
-        return self._stack.enter_context(open_input(path, base, prefix=self._job.prefix))
+        digest = self._base_digest if base is self.base else None
+        reader = self._stack.enter_context(
+            open_input(path, base, base_digest=digest, prefix=self._job.prefix)
+        )
+        reader.pinned = self._job.spec.device != "cpu"
+        return reader
 
     def sidecars(self, output: Schema) -> tuple[Sidecar, ...]:
         """The companions of the output, their dtype and number of layers put right."""
@@ -230,22 +254,51 @@ class _Inputs:
     def identities(self) -> list[Json]:
         """What the inputs are, as far as can be told without reading them whole."""
         inputs = [*([] if self._job.base is None else [self._job.base]), *self._job.models]
-        paths = dict.fromkeys(path for item in inputs for path in item.paths)
-        return [_identity(path) for path in paths]
+        return [_identity_of(item) for item in inputs]
+
+
+def _identity_of(item: Input) -> Json:
+    """What is read for one input, and which layers of it."""
+    paths = list(dict.fromkeys(item.paths))
+    layers: list[Json] = [
+        [paths.index(each.path), each.first, each.stop] for each in item.slices
+    ]
+    return {"reads": [_identity(path) for path in paths], "layers": layers}
 
 
 def _identity(path: Path) -> Json:
     """Name, sizes and times of the files of a model."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
     return {
         "name": path.name,
         "files": [
             {"name": file.name, "bytes": found.st_size, "modified_ns": found.st_mtime_ns}
-            for file in files
-            if file.is_file()
+            for file in _files(path)
             for found in [file.stat()]
         ],
     }
+
+
+def _files(path: Path) -> list[Path]:
+    """The files of a model: those of its folder, or the one that it is."""
+    if path.name.endswith(f"{SUFFIX}.index.json"):
+        path = path.parent
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [file for file in files if file.is_file()]
+
+
+def _require_apart(job: MergeJob) -> None:
+    """Refuse an output within an input: the next merge would read what this one wrote."""
+    output = job.output.resolve()
+    inputs = [*([] if job.base is None else [job.base]), *job.models]
+    for path in (path for item in inputs for path in item.paths):
+        if path.is_dir() and path.resolve() in output.parents:
+            raise BadPath(f"{job.output}: lies within {path}, which is merged; choose another")
+
+
+def tensor_names(job: MergeJob) -> tuple[str, ...]:
+    """The names of the tensors that a merge will write; only headers are read."""
+    with ExitStack() as stack:
+        return _Inputs(job, stack).own.schema.names
 
 
 def with_dtype_of(schema: Schema, dtype: str | None) -> Schema:
@@ -304,5 +357,4 @@ def bytes_to_read(job: MergeJob) -> int:
 
 
 def _size(path: Path) -> int:
-    files = path.iterdir() if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    return sum(file.stat().st_size for file in _files(path))

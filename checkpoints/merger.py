@@ -6,9 +6,10 @@ Each step may ask for facts of what comes before it; they are found by passes ov
 stream up to there (`survey.py`), before a single byte is written.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,9 +18,10 @@ from weft.checkpoints.contribution import Contribution
 from weft.checkpoints.found import Found
 from weft.checkpoints.parallel import Workers
 from weft.checkpoints.reader import TensorReader
-from weft.checkpoints.schema import TensorSpec
-from weft.checkpoints.survey import Survey, passes
+from weft.checkpoints.schema import DTYPE_BYTES, TensorSpec
+from weft.checkpoints.survey import Survey, by_name, passes
 from weft.checkpoints.task_vectors import (
+    PIECE_ELEMENTS,
     CheckpointStream,
     Meter,
     Piece,
@@ -27,6 +29,7 @@ from weft.checkpoints.task_vectors import (
     Span,
     Stream,
     TransformedStream,
+    on,
     shape_of,
     widest,
 )
@@ -85,6 +88,8 @@ class MergeSpec:
         own: further ones for single contributions, by name; ahead of `before`.
         after: change the merged task vector, in this order.
         precision: of the sums.
+        device: where it is computed: "cpu", "cuda" or "cuda:N". Bytes do not depend on the
+            number of threads, but may on the device.
         tailor: method and weights by tensor, where they are not the same for all: the
             same method with other hyperparameters, weights in the contributions' order.
     """
@@ -94,6 +99,7 @@ class MergeSpec:
     own: Mapping[str, tuple[Transform | Varied, ...]] = field(default_factory=dict)
     after: tuple[After, ...] = ()
     precision: Precision = Precision.EXACT
+    device: str = "cpu"
     tailor: Callable[[str], Tailored] | None = None
 
     @property
@@ -110,6 +116,16 @@ class MergeSpec:
         """How often the contributions are read, all told."""
         surveys = sum(passes([step]) for step in self.steps)
         return surveys + 1 + sum(isinstance(step, Calibration) for step in self.after)
+
+    @property
+    def passes_on(self) -> bool:
+        """Whether a NaN or an infinity in an input always shows in the result."""
+        return self.method.passes_on and len(self.steps) == 1
+
+    @property
+    def piece_elements(self) -> int:
+        """Elements worked on at a time: what a cache holds, or what keeps a GPU busy."""
+        return PIECE_ELEMENTS if self.device == "cpu" else 64 * PIECE_ELEMENTS
 
     def stages(self, names: Sequence[str]) -> list[tuple[Stage, ...]]:
         """What the contributions go through: one step each, stage by stage."""
@@ -156,9 +172,15 @@ class Merger:
         self._tensors = tensors
         self._workers = workers
         readers = {item.name: item.reader for item in contributions}
-        self._source: Stream = CheckpointStream(base, readers, spec.precision.dtype, meter)
+        self._checkpoints = partial(
+            CheckpointStream, base, readers, spec.precision.dtype, meter, spec.device
+        )
+        self._source: Stream = self._checkpoints(checked=not spec.passes_on)
         self._merged: Stream = self._source
         self._found = Found()
+        self._by_name = by_name([item.name for item in contributions])
+        self._drawing = 0
+        self._known: dict[str, tuple[Method, list[Facts]]] = {}
 
     @property
     def seekable(self) -> bool:
@@ -176,7 +198,7 @@ class Merger:
         merged: Stream = _MergedStream(stream, self._merge_piece)
         for step in self._spec.after:
             if isinstance(step, Calibration):
-                merged = _CalibratedStream(merged, stream, step, self._contributions)
+                merged = _CalibratedStream(merged, stream, step, self._facts_of)
             else:
                 merged = self._transformed(merged, (step,))
         self._merged = merged
@@ -186,6 +208,16 @@ class Merger:
         for piece in self._merged.pieces(spec, span):
             merged = piece.makers[0]()
             yield merged if piece.base is None else merged.add_(piece.base)
+
+    def blame(self, spec: TensorSpec, span: Span) -> None:
+        """Look for what is not finite in the inputs of a span.
+
+        Raises:
+            NonFinite: names contribution, tensor and element.
+        """
+        for piece in self._checkpoints(checked=True).pieces(spec, span):
+            for maker in piece.makers:
+                maker()
 
     def cost(self, spec: TensorSpec, span: Span) -> int:
         """Bytes that working on a span takes, about."""
@@ -198,7 +230,10 @@ class Merger:
         state = 0
         if isinstance(method, Fold) and span.step:
             state = 2 * method.state_bytes(spec.name, spec.shape) * span.step // spec.elements
-        return resident * 8 * span.step + state + 2 * (span.stop - span.start)
+        # Of each contribution, and of the base, the bytes of the file are there at a time.
+        stored = [item.reader.schema[spec.name].dtype for item in self._contributions]
+        raw = sum(DTYPE_BYTES[dtype] for dtype in (*stored, spec.dtype)) * span.step
+        return resident * 8 * span.step + raw + state + 2 * (span.stop - span.start)
 
     @property
     def _weights(self) -> list[float]:
@@ -217,16 +252,30 @@ class Merger:
             method_of=as_it_is_for,
             scope_of=self._spec.scope,
             workers=self._workers,
-            key_of=self._keys,
+            piece=self._spec.piece_elements,
+            key_of=partial(self._keys, stream.names),
         )
 
-    def _keys(self) -> tuple[bytes, ...]:
+    def _facts_of(self, name: str) -> list[Facts]:
+        """What a calibration knows of the contributions: who they are, what they weigh."""
+        weights = self._spec.at(name, self._weights).weights
+        pairs = zip(self._contributions, weights, strict=True)
+        return [Facts(contribution=item.name, weight=weight) for item, weight in pairs]
+
+    def _keys(self, names: tuple[str, ...]) -> tuple[bytes, ...]:
+        """For one step's draws: other ones than those of the steps before it."""
         missing = next((item.name for item in self._contributions if not item.key), None)
         if missing is not None:
             raise CannotMerge(
                 f"{missing}: a step draws at random and was given no key to draw with"
             )
-        return tuple(item.key for item in self._contributions)
+        keys = tuple(item.key for item in self._contributions)
+        if names != tuple(item.name for item in self._contributions):
+            keys = (_digest(*sorted(keys)),)
+        self._drawing += 1
+        # Two steps that drew alike would keep the same elements: once too few are dropped.
+        again = b"%d" % self._drawing
+        return keys if self._drawing == 1 else tuple(_digest(key, again) for key in keys)
 
     def _transformed(self, stream: Stream, stage: Sequence[Stage]) -> Stream:
         found = self._survey(stream, stage).answer()
@@ -244,8 +293,16 @@ class Merger:
         method, facts = self._tailored(spec)
         if Need.KEY in method.needs:
             facts = [replace(fact, offset=piece.offset) for fact in facts]
-        if all(fact.weight == 0 for fact in facts) and isinstance(method, WeightedSum):
-            return torch.zeros(piece.elements, dtype=self._spec.precision.dtype)
+        if all(fact.weight == 0 for fact in facts):
+            # No coefficient, or no weight at this tensor: nothing is added to the base.
+            return torch.zeros(
+                piece.elements, dtype=self._spec.precision.dtype, device=self._spec.device
+            )
+        makers = piece.makers
+        if isinstance(method, Fold):
+            # In the order of the names: plain floats must not tell who was named first.
+            makers = tuple(makers[index] for index in self._by_name)
+            facts = [facts[index] for index in self._by_name]
         shape = shape_of(spec, method.scope(spec.name, spec.shape), piece.elements)
         block = Block(
             name=spec.name,
@@ -254,14 +311,16 @@ class Merger:
             base=None if piece.base is None else piece.base.reshape(shape),
             precision=self._spec.precision,
         )
-        return merge_block(method, block, Shaped(piece.makers, shape), facts).reshape(-1)
+        with on(torch.device(self._spec.device)):
+            return merge_block(method, block, Shaped(makers, shape), facts).reshape(-1)
 
     def _tailored(self, spec: TensorSpec) -> tuple[Method, list[Facts]]:
         """The method for a tensor and what it is told, its offset left at zero."""
-        return self._cached(spec)
+        if spec.name not in self._known:
+            self._known[spec.name] = self._tailored_anew(spec)
+        return self._known[spec.name]
 
-    @cache  # noqa: B019  (one merge, one object: they end together)
-    def _cached(self, spec: TensorSpec) -> tuple[Method, list[Facts]]:
+    def _tailored_anew(self, spec: TensorSpec) -> tuple[Method, list[Facts]]:
         tailored = self._spec.at(spec.name, self._weights)
         facts = [
             self._found.facts(
@@ -274,12 +333,16 @@ class Merger:
         facts = in_proportion(tailored.method, facts)
         if not isinstance(tailored.method, Combination):
             return tailored.method, facts
-        gram = self._found.gram
+        gram, where = self._found.gram, "all tensors"
         if tailored.method.span is Extent.TENSOR:
-            gram = self._found.grams[spec.name]
+            gram, where = self._found.grams[spec.name], f"tensor {spec.name!r}"
         if gram is None:
             raise CannotMerge(f"{type(tailored.method).__name__}: no inner products were taken")
-        return WeightedSum(), combined(tailored.method, gram, facts)
+        return WeightedSum(), combined(tailored.method, gram, facts, where)
+
+
+def _digest(*parts: bytes) -> bytes:
+    return hashlib.blake2b(b"".join(parts), digest_size=32, person=b"weft.merge").digest()
 
 
 def _usual(step: Method | Varied | None) -> Method | None:
@@ -318,13 +381,13 @@ class _CalibratedStream(Stream):
         merged: Stream,
         contributions: Stream,
         calibration: Calibration,
-        items: Sequence[Contribution],
+        facts_of: Callable[[str], list[Facts]],
     ) -> None:
         self._merged = merged
         self._contributions = contributions
         self._calibration = calibration
-        self._order = sorted(range(len(items)), key=lambda index: items[index].name)
-        self._facts = [Facts(contribution=items[index].name) for index in self._order]
+        self._facts_of = facts_of
+        self._order = by_name(contributions.names)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -345,6 +408,9 @@ class _CalibratedStream(Stream):
         scope = self._calibration.scope(spec.name, spec.shape)
         shape = shape_of(spec, scope, merged.elements)
         blocks = [contributions.makers[index]().reshape(shape) for index in self._order]
+        known = self._facts_of(spec.name)
+        facts = [known[index] for index in self._order]
         delta = merged.makers[0]().reshape(shape)
-        changed = self._calibration.calibrate(spec.name, delta, blocks, self._facts)
+        with on(delta.device):
+            changed = self._calibration.calibrate(spec.name, delta, blocks, facts)
         return changed.reshape(-1)

@@ -33,10 +33,12 @@ class Workers:
         threads: how many; with one the work is done where the results are asked for.
         budget: bytes of all jobs that are under way or whose results wait. A job that
             alone takes more runs all the same, with nothing beside it.
+        device: where the jobs compute.
     """
 
-    def __init__(self, threads: int = 1, budget: int = sys.maxsize) -> None:
+    def __init__(self, threads: int = 1, budget: int = sys.maxsize, device: str = "cpu") -> None:
         self.threads = threads
+        self.device = device
         self.budget = budget
 
     def ordered(self, jobs: Iterable[Job[Result]]) -> Generator[Result, None, None]:
@@ -53,7 +55,7 @@ class Workers:
         waiting: deque[tuple[Future[Result], int]] = deque()
         taken = 0
         pool = ThreadPoolExecutor(
-            self.threads, "weft-merge", initializer=torch.set_num_threads, initargs=(1,)
+            self.threads, "weft-merge", initializer=_prepare_thread, initargs=(self.device,)
         )
         try:
             for job in jobs:
@@ -69,6 +71,13 @@ class Workers:
                 yield waiting.popleft()[0].result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _prepare_thread(device: str) -> None:
+    torch.set_num_threads(1)
+    if device != "cpu":
+        # A stream of its own: one thread's copies run beside another's arithmetic.
+        torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -5,6 +5,7 @@ threads and added in the order of the file, so the facts depend on the inputs al
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -25,6 +26,7 @@ from weft.merging.matrices import is_linear
 from weft.merging.method import Combination, Cut, Extent, Method, Need, Scope, TensorSums
 from weft.merging.methods.larv import Larv
 from weft.merging.statistics.magnitude_histogram import (
+    BINS,
     FineHistogram,
     MagnitudeHistogram,
     order_statistics,
@@ -75,6 +77,7 @@ class Survey:
             differ from tensor to tensor.
         scope_of: how much of a tensor the stream's transforms must see at a time.
         workers: who counts.
+        piece: elements worked on at a time.
         key_of: content keys, asked for where the method draws.
     """
 
@@ -84,6 +87,7 @@ class Survey:
     method_of: Callable[[int, TensorSpec], Method | None]
     scope_of: Callable[[TensorSpec], Scope]
     workers: Workers
+    piece: int
     key_of: Callable[[], tuple[bytes, ...]]
 
     def answer(self) -> Found:
@@ -120,10 +124,17 @@ class Survey:
         return _asks_ranks(self.methods, extent)
 
     def _spans(self, spec: TensorSpec) -> list[Span]:
-        return list(spans(spec, self.scope_of(spec), SPAN_ELEMENTS, self.stream.seekable))
+        scope = self.scope_of(spec)
+        return list(spans(spec, scope, self._length, self.stream.seekable, self.piece))
+
+    @property
+    def _length(self) -> int:
+        return max(SPAN_ELEMENTS, self.piece)
 
     def _cost(self, span: Span) -> int:
-        return 4 * span.step * 8
+        n = len(self.stream.names)
+        copies = 4 + n * (3 if self._combination is not None else 1)
+        return copies * span.step * 8 + (n * BINS * 8 if self._ranks(Extent.MODEL) else 0)
 
     def _count(self) -> tuple[_Part, dict[str, _Part]]:
         """One pass: the sums of the model and of every tensor."""
@@ -133,15 +144,15 @@ class Survey:
             for spec in self.specs
             for span in cut[spec.name]
         )
-        results = self.workers.ordered(jobs)
         whole, parts = self._nothing(), {}
-        for spec in self.specs:
-            part = self._nothing()
-            for found in islice(results, len(cut[spec.name])):
-                part.add(found)
-            whole.add(part)
-            part.histograms = []
-            parts[spec.name] = part
+        with closing(self.workers.ordered(jobs)) as results:
+            for spec in self.specs:
+                part = self._nothing()
+                for found in islice(results, len(cut[spec.name])):
+                    part.add(found)
+                whole.add(part)
+                part.histograms = []
+                parts[spec.name] = part
         return whole, parts
 
     def _nothing(self) -> _Part:
@@ -157,22 +168,37 @@ class Survey:
         )
 
     def _count_span(self, spec: TensorSpec, span: Span) -> _Part:
-        part = self._nothing()
+        # One that cannot seek has one span a tensor: sums must round as those of several do.
+        total, part, begun = self._nothing(), self._nothing(), span.start
         for piece in self.stream.pieces(spec, span):
+            if piece.offset - begun >= self._length:
+                total.add(part)
+                part, begun = self._nothing(), piece.offset
             part.elements += piece.elements
             if part.gram is not None:
-                rows = torch.stack([maker().double() for maker in piece.makers])
-                part.gram += rows @ rows.T
+                part.gram += self._gram(piece)
             else:
                 self._count_piece(piece, part)
-        return part
+        total.add(part)
+        return total
+
+    def _gram(self, piece: Piece) -> Tensor:
+        """Inner products over a piece; free of the order in which contributions are given.
+
+        A product of matrices may round otherwise when rows change places.
+        """
+        order = by_name(self.stream.names)
+        rows = torch.stack([piece.makers[index]().double() for index in order])
+        products = (rows @ rows.T).cpu()
+        places = torch.tensor(order).argsort()
+        return ((products + products.T) / 2)[places][:, places]
 
     def _count_piece(self, piece: Piece, part: _Part) -> None:
         for index, maker in enumerate(piece.makers):
             delta = maker()
-            part.squares[index] += torch.dot(delta, delta).double()
+            part.squares[index] += torch.dot(delta, delta).item()
             if Need.SUMS in self._needs:
-                part.absolutes[index] += delta.abs().sum(dtype=torch.float64)
+                part.absolutes[index] += delta.abs().sum(dtype=torch.float64).item()
             if part.histograms:
                 part.histograms[index].add(magnitudes(delta))
 
@@ -189,9 +215,10 @@ class Survey:
             for spec in self.specs
             for span in self._spans(spec)
         )
-        for found in self.workers.ordered(jobs):
-            for mine, theirs in zip(fine, found, strict=True):
-                mine.combine(theirs)
+        with closing(self.workers.ordered(jobs)) as results:
+            for found in results:
+                for mine, theirs in zip(fine, found, strict=True):
+                    mine.combine(theirs)
         return tuple(tuple(histogram.values()) for histogram in fine)
 
     def _refine_span(
@@ -209,7 +236,8 @@ class Survey:
             return {}
         jobs = (Job(partial(self._rank_tensor, spec)) for spec in self.specs)
         names = (spec.name for spec in self.specs)
-        return dict(zip(names, self.workers.ordered(jobs), strict=True))
+        with closing(self.workers.ordered(jobs)) as results:
+            return dict(zip(names, results, strict=True))
 
     def _rank_tensor(self, spec: TensorSpec) -> tuple[Cuts, ...]:
         count = len(self.stream.names)
@@ -244,11 +272,12 @@ class Survey:
     def _scales(self) -> dict[str, tuple[float, ...]]:
         """Factors by layer: one pass over whole linear weights."""
         found: list[dict[str, float]] = [{} for _ in self.stream.names]
-        linear = [spec for spec in self.specs if is_linear(spec.name, spec.shape)]
+        linear = [s for s in self.specs if s.elements and is_linear(s.name, s.shape)]
         jobs = (Job(partial(self._contrasts, spec), 8 * 8 * spec.elements) for spec in linear)
-        for spec, contrasts in zip(linear, self.workers.ordered(jobs), strict=True):
-            for each, contrast in zip(found, contrasts, strict=True):
-                each[spec.name] = contrast
+        with closing(self.workers.ordered(jobs)) as results:
+            for spec, contrasts in zip(linear, results, strict=True):
+                for each, contrast in zip(found, contrasts, strict=True):
+                    each[spec.name] = contrast
         depth = layers([spec.name for spec in self.specs])
         scales = [
             method.scales(contrasts, depth) if isinstance(method, Larv) else {}
@@ -263,6 +292,11 @@ class Survey:
             raise CannotMerge("Larv: compares task vectors with their base, and there is none")
         base = piece.base.reshape(spec.shape)
         return [rank_contrast(base, maker().reshape(spec.shape)) for maker in piece.makers]
+
+
+def by_name(names: Sequence[str]) -> list[int]:
+    """The places of names, in the order in which the names sort."""
+    return sorted(range(len(names)), key=names.__getitem__)
 
 
 def passes(methods: Sequence[Method | None]) -> int:

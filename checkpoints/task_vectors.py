@@ -9,6 +9,7 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
@@ -117,6 +118,9 @@ class CheckpointStream(Stream):
         finetuned: by the contributions' names.
         dtype: float64 or float32, in which the task vectors are taken.
         meter: counts what is read.
+        device: where the task vectors are made.
+        checked: look for NaN and infinities in all that is read; not needed where the
+            method passes them on to its result.
     """
 
     def __init__(
@@ -125,8 +129,13 @@ class CheckpointStream(Stream):
         finetuned: dict[str, TensorReader],
         dtype: torch.dtype,
         meter: Meter,
+        device: str = "cpu",
+        *,
+        checked: bool = True,
     ) -> None:
         self._base = base
+        self._device = torch.device(device)
+        self._checked = checked
         self._finetuned = finetuned
         self._dtype = dtype
         self._meter = meter
@@ -171,16 +180,18 @@ class CheckpointStream(Stream):
             return None
         block = next(base)
         self._meter.add(block.nbytes)
-        require_finite(block, "the base", spec, offset)
-        return block.to(self._dtype, copy=True)
+        if self._checked:
+            require_finite(block, "the base", spec, offset)
+        return block.to(self._device, self._dtype, copy=True)
 
     def _delta(
         self, name: str, spec: TensorSpec, offset: int, block: Tensor, origin: Tensor | None
     ) -> Tensor:
         self._meter.add(block.nbytes)
-        require_finite(block, name, spec, offset)
+        if self._checked:
+            require_finite(block, name, spec, offset)
         # A copy also where the dtype fits: the block is its reader's.
-        delta = block.to(self._dtype, copy=True)
+        delta = block.to(self._device, self._dtype, copy=True)
         if origin is None or isinstance(self._finetuned[name], DeltaReader):
             return delta
         return delta.sub_(origin)
@@ -220,7 +231,18 @@ class TransformedStream(Stream):
         transform, facts = step
         scope = transform.scope(spec.name, spec.shape)
         block = delta.reshape(shape_of(spec, scope, delta.numel()))
-        return transform.apply(spec.name, block, facts).reshape(-1)
+        with on(delta.device):
+            return transform.apply(spec.name, block, facts).reshape(-1)
+
+
+@contextmanager
+def on(device: torch.device) -> Iterator[None]:
+    """What methods make out of nothing is made there; costs nothing on the CPU."""
+    if device.type == "cpu":
+        yield
+        return
+    with device:
+        yield
 
 
 def shape_of(spec: TensorSpec, scope: Scope, elements: int) -> tuple[int, ...]:
@@ -241,7 +263,9 @@ def widest(scopes: Sequence[Scope]) -> Scope:
     return next((scope for scope in order if scope in scopes), Scope.ELEMENT)
 
 
-def spans(spec: TensorSpec, scope: Scope, length: int, seekable: bool) -> Iterator[Span]:
+def spans(
+    spec: TensorSpec, scope: Scope, length: int, seekable: bool, piece: int = PIECE_ELEMENTS
+) -> Iterator[Span]:
     """Cut a tensor into spans of about so many elements that may be worked on apart.
 
     Args:
@@ -250,6 +274,7 @@ def spans(spec: TensorSpec, scope: Scope, length: int, seekable: bool) -> Iterat
         length: elements wanted; spans are whole rows or the whole tensor where the scope
             says so.
         seekable: otherwise there is one span, and rows are seen as the whole tensor.
+        piece: elements of a piece, rounded to whole rows.
     """
     if spec.elements == 0:
         return
@@ -257,7 +282,7 @@ def spans(spec: TensorSpec, scope: Scope, length: int, seekable: bool) -> Iterat
         yield Span(0, spec.elements, spec.elements)
         return
     unit = row_of(spec) if scope is Scope.ROW else 1
-    step = max(PIECE_ELEMENTS // unit, 1) * unit
+    step = max(piece // unit, 1) * unit
     length = max(length // unit, 1) * unit if seekable else spec.elements
     for start in range(0, spec.elements, length):
         yield Span(start, min(start + length, spec.elements), step)

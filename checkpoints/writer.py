@@ -20,7 +20,7 @@ from weft.checkpoints.disk import DurableFile, write_bytes
 from weft.checkpoints.dtypes import DTYPE_NAMES, bytes_of, schema_of
 from weft.checkpoints.errors import BadTensor
 from weft.checkpoints.header import MAX_HEADER_BYTES, build_header, layout_offsets
-from weft.checkpoints.schema import Schema, TensorSpec
+from weft.checkpoints.schema import DTYPE_BYTES, Schema, TensorSpec
 
 __all__ = ["SafetensorsWriter", "TensorSink", "flat_bytes", "write_bytes", "write_checkpoint"]
 
@@ -74,6 +74,7 @@ class SafetensorsWriter:
             )
         self._offsets = layout_offsets(schema)
         self._missing = set(schema.names)
+        self._taken: dict[str, int] = {}
         self._file = DurableFile(self._path, reserve_bytes=len(self._header) + schema.size_bytes)
 
     @property
@@ -100,6 +101,27 @@ class SafetensorsWriter:
             self._file.write_at(part, offset)
             offset += len(part)
         self._missing.discard(name)
+
+    def extend(self, name: str, block: Tensor) -> None:
+        """Write the next flat block of a tensor; several tensors may grow at a time.
+
+        Raises:
+            MissingTensor: the schema has no such tensor.
+            BadTensor: another dtype, or more elements than expected.
+        """
+        spec = self._schema[name]
+        start = self._taken.get(name, 0)
+        stop = start + block.numel()
+        if DTYPE_NAMES.get(block.dtype) != spec.dtype or stop > spec.elements:
+            raise BadTensor(
+                f"tensor {name}: elements {start} to {stop} of {block.dtype} given, "
+                f"{spec.describe()} expected"
+            )
+        offset = len(self._header) + self._offsets[name] + start * DTYPE_BYTES[spec.dtype]
+        self._file.write_at(bytes_of(block), offset)
+        self._taken[name] = stop
+        if stop == spec.elements:
+            self._missing.discard(name)
 
     def __exit__(
         self,

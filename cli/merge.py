@@ -66,6 +66,7 @@ Sums = Annotated[
     str,
     typer.Option(help="exact: free of order, to the bit; float64 or float32: faster, approximate."),
 ]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda or cuda:N.")]
 Threads = Annotated[int, typer.Option(min=0, help="Workers; 0: one a core.")]
 Memory = Annotated[
     str | None,
@@ -96,6 +97,7 @@ def merge(
     config: Config = None,
     dtype: Dtype = None,
     sums: Sums = "exact",
+    device: Device = "cpu",
     threads: Threads = 0,
     memory: Memory = None,
     shard_size: ShardSize = "5GB",
@@ -122,7 +124,7 @@ def merge(
     else:
         recipe = _recipe(models or [], method, base, settings or [], weights, before, after)
     job = replace(
-        _job(recipe, out, dtype, sums),
+        _job(recipe, out, dtype, sums, _device(device)),
         threads=threads or os.cpu_count() or 1,
         memory_bytes=_memory(memory),
         shard_bytes=_bytes(shard_size, "--shard-size"),
@@ -220,7 +222,7 @@ def _weights(text: str | None, count: int) -> list[float]:
     return weights
 
 
-def _job(recipe: "Recipe", out: Path, dtype: str | None, sums: str) -> "MergeJob":
+def _job(recipe: "Recipe", out: Path, dtype: str | None, sums: str, device: str) -> "MergeJob":
     from weft import __version__
     from weft.checkpoints.inputs import open_input
     from weft.checkpoints.job import MergeJob
@@ -238,7 +240,7 @@ def _job(recipe: "Recipe", out: Path, dtype: str | None, sums: str) -> "MergeJob
             return reader.schema.names
 
     return MergeJob(
-        spec=spec_of(recipe, Precision(sums), Depths(names)),
+        spec=spec_of(recipe, Precision(sums), Depths(names), device),
         base=base,
         models=models,
         output=out,
@@ -270,6 +272,21 @@ def _refuse_beside_config(given: Mapping[str, object]) -> None:
     found = [name for name, value in given.items() if value]
     if found:
         raise InvalidInput(f"--config says it all; leave out {', '.join(found)}")
+
+
+def _device(name: str) -> str:
+    """The device, if there is such a one here."""
+    import torch
+
+    from weft.errors import InvalidInput
+
+    if name == "cpu":
+        return name
+    kind, _, index = name.partition(":")
+    there = torch.cuda.device_count() if kind == "cuda" else 0
+    if not (index.isdecimal() or name == "cuda") or int(index or 0) >= there:
+        raise InvalidInput(f"--device: found {name!r}; here are cpu and {there} CUDA devices")
+    return name
 
 
 def _bytes(text: str, option: str) -> int:

@@ -44,7 +44,7 @@ class Depths:
         return schedule.at(name, layer.index, layer.count)
 
 
-def spec_of(recipe: Recipe, precision: Precision, depths: Depths) -> MergeSpec:
+def spec_of(recipe: Recipe, precision: Precision, depths: Depths, device: str = "cpu") -> MergeSpec:
     """The method and its steps.
 
     Raises:
@@ -60,7 +60,9 @@ def spec_of(recipe: Recipe, precision: Precision, depths: Depths) -> MergeSpec:
             if model.before
         },
         after=tuple(_after(step) for step in recipe.after),
-        precision=precision,
+        # A copy is a sum of one: in float64 it gives the very bits back.
+        precision=Precision.FLOAT64 if recipe.method == PASSTHROUGH else precision,
+        device=device,
         tailor=_tailor(recipe, usual, depths),
     )
 

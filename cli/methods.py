@@ -87,6 +87,9 @@ def methods(
     name: Annotated[
         str | None, typer.Argument(help="One method in full; without it the list of all.")
     ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print docs/methods.md: every method's source.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """What models can be merged with: the methods, their needs and hyperparameters.
@@ -96,6 +99,11 @@ def methods(
     """
     from weft.merging.registry import TABLE, entry
 
+    if markdown:
+        from weft.cli.methods_page import page
+
+        emit(None, False, lambda _: page(TABLE))
+        return
     if name is None:
         lines = [_line(line) for line in TABLE]
         emit({"methods": lines}, as_json, lambda _: _table(lines))

@@ -143,8 +143,14 @@ def _check(file: RunFile) -> None:
     from weft.merging import registry
     from weft.protocol.scheduling import schedule_before
 
-    for section in (file.merge, file.final):
-        registry.create(section.method, **section.options)
+    registry.create(file.merge.method, **file.merge.options)
+    final = registry.create(file.final.method, **file.final.options)
+    if file.final.enabled and final.sees_models:
+        raise InvalidInput(
+            f"final.method {file.final.method!r} looks at whole models with these options, and in"
+            " the global merge each member folds a share of the tensors: choose another, or an"
+            " extent of 'tensor' where it has one"
+        )
     schedule_before(file).check()
 
 

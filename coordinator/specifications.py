@@ -24,11 +24,20 @@ def check(spec: RunSpec, store: Store) -> None:
         BadSpecification: a final method that cannot be folded, a base that is no model.
         BaseMissing: the base is not in the coordinator's store.
     """
-    registry.entry(spec.merge.method)
+    _check_merge(spec)
     _check_final(spec)
     _check_schedule(spec)
     if spec.base is not None:
         _check_base(spec, spec.base, store)
+
+
+def _check_merge(spec: RunSpec) -> None:
+    kind = registry.entry(spec.merge.method).kind
+    if kind in (Kind.TRANSFORM, Kind.CALIBRATION):
+        raise BadSpecification(
+            f"merge.method {spec.merge.method!r} is a {kind}: it changes one task vector and"
+            " merges none; `weft methods` tells the kinds"
+        )
 
 
 def _check_final(spec: RunSpec) -> None:

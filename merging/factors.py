@@ -115,6 +115,13 @@ def from_dense(matrix: Tensor, rank: int | None = None) -> LowRank:
     return _balanced(left[:, :kept], values[:kept], right[:kept])
 
 
+def norm(low_rank: LowRank) -> float:
+    """The Frobenius norm of the product, by way of its small core."""
+    left = torch.linalg.qr(low_rank.B, mode="r").R
+    right = torch.linalg.qr(low_rank.A.T, mode="r").R
+    return float((left @ right.T).norm())
+
+
 def require_one_shape(parts: Sequence[LowRank]) -> None:
     """There are factors, and their products fit each other.
 

@@ -5,10 +5,11 @@
         density: float = option(0.2, "share of each task vector that is kept", above=0, most=1)
 
 The field's annotation says the type: `float` takes whole numbers too, `int` and `bool`
-just what they say, `str` one of `choices`.
+just what they say, `str` one of `choices`, or a regular expression.
 """
 
 import math
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -30,6 +31,7 @@ class Option:
     below: float | None = None
     choices: tuple[str, ...] = ()
     power_of_two: bool = False
+    pattern: bool = False
 
     @property
     def range(self) -> str:
@@ -38,6 +40,8 @@ class Option:
             return " or ".join(map(repr, self.choices))
         if self.power_of_two:
             return "a power of two, such as 4096"
+        if self.pattern:
+            return "a regular expression"
         ends = {
             "at least": self.least,
             "above": self.above,
@@ -50,7 +54,8 @@ class Option:
     def admits(self, value: object) -> bool:
         """Whether a value of the right type lies in the range."""
         if isinstance(value, str):
-            return not self.choices or value in self.choices
+            fits = not self.choices or value in self.choices
+            return fits and not (self.pattern and _fault_of(value))
         if not isinstance(value, int | float) or isinstance(value, bool):
             return True
         if self.power_of_two and (
@@ -75,6 +80,7 @@ def option(
     below: float | None = None,
     choices: tuple[str, ...] = (),
     power_of_two: bool = False,
+    pattern: bool = False,
 ) -> Any:
     """A dataclass field that says what may be given for it."""
     said = Option(
@@ -85,6 +91,7 @@ def option(
         below=below,
         choices=choices,
         power_of_two=power_of_two,
+        pattern=pattern,
     )
     return field(default=default, metadata={_KEY: said})
 
@@ -108,7 +115,17 @@ def check_options(method: object) -> None:
         if not _is_a(value, kind):
             raise BadOption(_found(method, name, said.range or _TYPES[kind]))
         if not said.admits(value):
-            raise BadOption(_found(method, name, said.range))
+            fault = f" ({_fault_of(str(value))})" if said.pattern else ""
+            raise BadOption(f"{_found(method, name, said.range)}{fault}")
+
+
+def _fault_of(pattern: str) -> str:
+    """What is wrong with a regular expression; empty where it is one."""
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        return str(error) or type(error).__name__
+    return ""
 
 
 _TYPES = {

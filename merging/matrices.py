@@ -18,8 +18,9 @@ TABLES: Final = r"(^|[._])(embed\w*|\w*embeddings?|wte|wpe|lm_head|shared|positi
 
 
 def tables_option() -> Any:
-    """The hyperparameter by which a user overrides the rule."""
-    return option(TABLES, "regular expression: tensors that are tables, not linear weights")
+    """The hyperparameter by which a user overrides the rule; checked when a method is built."""
+    about = "regular expression: tensors that are tables, not linear weights"
+    return option(TABLES, about, pattern=True)
 
 
 def is_linear(name: str, shape: Shape, tables: str = TABLES) -> bool:

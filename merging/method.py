@@ -73,6 +73,9 @@ class Method:
 
     needs: ClassVar[frozenset[Need]] = frozenset()
 
+    passes_on: ClassVar[bool] = False
+    """Whether a NaN or an infinity in a block always shows at its place in the result."""
+
     most: ClassVar[int | None] = None
     """How many contributions it takes at most; None: any number."""
 
@@ -101,6 +104,11 @@ class Method:
     def cuts(self) -> tuple[Cut, ...]:
         """The magnitudes that `Facts.cuts` must hold, by rank."""
         return ()
+
+    @property
+    def sees_models(self) -> bool:
+        """Whether it asks for a norm, a rank or inner products over whole models."""
+        return Need.NORM in self.needs or any(cut.extent is Extent.MODEL for cut in self.cuts)
 
     def scope(self, name: str, shape: Shape) -> Scope:
         """How much of the tensor of that name and shape the method sees at a time."""
@@ -183,6 +191,11 @@ class Combination(Method, ABC):
 
     ordered: ClassVar[bool] = False
     span: ClassVar[Extent] = Extent.TENSOR
+
+    @property
+    def sees_models(self) -> bool:
+        """Whether its inner products are over whole models."""
+        return self.span is Extent.MODEL
 
     @abstractmethod
     def coefficients(self, gram: Tensor, facts: Sequence[Facts]) -> Sequence[float]:

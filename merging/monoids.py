@@ -102,7 +102,7 @@ class Field(ABC):
     def combine(self, cell: Cell, other: Cell, where: str) -> None:
         """Add `other` into `cell`; either all of it, or an error and nothing."""
 
-    def settle(self, cell: Cell) -> None:
+    def settle(self, cell: Cell) -> None:  # noqa: B027  (most fields owe nothing)
         """Bring a cell that `add` has changed into the form that all others read."""
 
     @abstractmethod

@@ -62,7 +62,8 @@ def mean_of_ranks(blocks: Sequence[Tensor], ranks: range) -> Tensor:
         total = np.add(lanes[ranks.start], 0.0, out=mean[part])
         for rank in ranks[1:]:
             total += lanes[rank]
-        total /= len(ranks)
+        if len(ranks) > 1:
+            total /= len(ranks)
     return result
 
 

@@ -66,7 +66,7 @@ def polar(matrix: Tensor, tolerance: float = RANK_TOLERANCE) -> Tensor:
         return polar(matrix.T, tolerance).T
     tall, _ = _scaled(matrix)
     squares, vectors = _gram_eigen(tall)
-    if len(squares) > 0 and bool(squares[-1] > squares[0] * _SURE**2):
+    if len(squares) > 0 and bool(squares[-1] > squares[0] * max(_SURE, tolerance) ** 2):
         # All directions in one round: two products of the smaller side instead of U.
         return tall @ ((vectors / squares.sqrt()) @ vectors.T)
     parts = list(_rounds(tall, squares, vectors, tolerance, None))

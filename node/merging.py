@@ -157,7 +157,14 @@ class Merging:
             for item in contributions:
                 reader = open_contribution(self._store, item.digest, base)
                 stack.callback(reader.close)
-                opened.append(Contribution(name=item.node, reader=reader, weight=item.weight))
+                opened.append(
+                    Contribution(
+                        name=item.node,
+                        reader=reader,
+                        weight=item.weight,
+                        key=bytes.fromhex(item.digest),
+                    )
+                )
             yield opened
 
 

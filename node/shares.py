@@ -213,6 +213,7 @@ class ShareDesk:
                     name=node,
                     reader=stack.enter_context(self._open_part(digest, base)),
                     weight=self.weight(node),
+                    key=bytes.fromhex(digest),
                 )
                 for node, digest in slices
             ]

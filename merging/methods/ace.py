@@ -51,7 +51,7 @@ class Ace(LinearFold):
         (the paper itself was not to be had). They keep a task vector of zeros, with a
         trace of 1e-12; we leave it out. The weights are ours.
 
-    Memory: a state of (64 out + 32 in) in bytes, and three more (in, in) matrices of
+    Memory: a state of (72 out + 32 in) in bytes, and three more (in, in) matrices of
         float64 to finish.
     """
 

@@ -63,13 +63,16 @@ class IsoCts(Joint):
         mean = total_weight(name, facts) / len(facts)
         if self.scope(name, tuple(blocks[0].shape)) is not Scope.MATRIX:
             return weighted_mean(name, blocks, facts)
-        scaled = [
-            block.to(torch.float64) * (fact.weight / mean)
-            for block, fact in zip(blocks, facts, strict=True)
+        weights = [fact.weight / mean for fact in facts]
+        total = torch.zeros_like(blocks[0], dtype=torch.float64)
+        for block, weight in zip(blocks, weights, strict=True):
+            total.add_(block, alpha=weight)
+        shared, each = _sizes(min(total.shape), len(blocks), self.common)
+        left, values, right = thin_svd(total, self.rank_tolerance)
+        own = [
+            self._own(block.to(torch.float64) * weight, left, shared, each)
+            for block, weight in zip(blocks, weights, strict=True)
         ]
-        shared, each = _sizes(min(scaled[0].shape), len(scaled), self.common)
-        left, values, right = thin_svd(sum(scaled, torch.zeros(())), self.rank_tolerance)
-        own = [self._own(delta, left, shared, each) for delta in scaled]
         level = torch.cat([values[:shared], *(part[1] for part in own)])
         if len(level) == 0:
             return torch.zeros_like(blocks[0])

@@ -28,6 +28,7 @@ class Mean(Fold):
     """
 
     proportional: ClassVar[bool] = True
+    passes_on: ClassVar[bool] = True
 
     bound: float = option(2.0**12, "largest magnitude of w D", power_of_two=True)
 

@@ -26,6 +26,7 @@ class TaskArithmetic(Fold):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.BASE})
+    passes_on: ClassVar[bool] = True
 
     scale: float = option(0.3, "lambda, the factor of the sum; negative unlearns")
     bound: float = option(2.0**12, "largest magnitude of w D", power_of_two=True)

@@ -51,6 +51,8 @@ class Wudi(LinearFold):
         and the other two leave S alone, where an eigenvalue is less than 1e-10 of the
         largest (1e-5 for float32 sums). The weights are ours.
 
+    Precision: errors of plain float32 sums come out up to `time` times as large.
+
     Memory: C is (in, in) whatever the rank of D: a state of 16 (2 out + in) in bytes, and
         three more (in, in) matrices of float64 to finish. Time: one eigendecomposition
         of C.

@@ -47,7 +47,7 @@ class MagnitudeHistogram:
 
     def add(self, magnitudes: Tensor) -> None:
         """Count magnitudes: float32, contiguous, none negative, NaN or infinite."""
-        high = magnitudes.view(torch.int32).numpy().reshape(-1) >> LOW_BITS
+        high = magnitudes.cpu().view(torch.int32).numpy().reshape(-1) >> LOW_BITS
         self._counts += np.bincount(high, minlength=BINS)
 
     def combine(self, other: "MagnitudeHistogram") -> None:
@@ -82,7 +82,7 @@ class FineHistogram:
 
     def add(self, magnitudes: Tensor) -> None:
         """Count the same magnitudes as in the first pass."""
-        bits = magnitudes.view(torch.int32).numpy().reshape(-1)
+        bits = magnitudes.cpu().view(torch.int32).numpy().reshape(-1)
         for index, counts in self._counts.items():
             # One comparison: below the bin the difference wraps to a huge number.
             low = (bits - np.int32(index << LOW_BITS)).view(np.uint32)
@@ -119,7 +119,7 @@ def order_statistics(values: Tensor, ranks: Sequence[int]) -> list[float]:
         values: float32, none NaN; not modified.
         ranks: as in `MagnitudeHistogram.refine`.
     """
-    ordered = np.sort(values.abs().numpy().reshape(-1))
+    ordered = np.sort(values.abs().cpu().numpy().reshape(-1))
     ends = {True: -np.inf, False: np.inf}
     return [
         float(ordered[rank - 1]) if 1 <= rank <= len(ordered) else ends[rank < 1] for rank in ranks

@@ -11,6 +11,7 @@ from weft.checkpoints.disk import (
     free_bytes,
     open_for_reading,
     read_exactly,
+    read_whole,
     require_space,
     write_bytes,
     write_fully,
@@ -87,3 +88,14 @@ def test_replaced_file_is_the_new_one(tmp_path: Path) -> None:
     write_bytes(tmp_path / "x", b"new")
     assert (tmp_path / "x").read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["x"]
+
+
+def test_small_files_are_read_whole_and_others_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"0123456789")
+    assert read_whole(tmp_path / "x", 10) == b"0123456789"
+    with pytest.raises(MalformedFile, match="10 bytes are beyond the limit of 9"):
+        read_whole(tmp_path / "x", 9)
+    with pytest.raises(MissingCheckpoint):
+        read_whole(tmp_path / "y", 9)
+    with pytest.raises(BadPath):
+        read_whole(tmp_path, 9)

@@ -163,6 +163,9 @@ def test_metadata_that_contradicts_itself(tmp_path: Path) -> None:
     refused(folder, "not inside its shape")
     with_entry(size=torch.Size([24]))
     refused(folder, "not inside its shape")
+    huge = replace(first, sizes=torch.Size([2**50, 4]))
+    with_entry(size=torch.Size([2**50, 4]), chunks=[huge])
+    refused(folder, "a piece of shape")
     overlapping = [replace(second, offsets=torch.Size([2, 0])), first]
     with_entry(chunks=overlapping)
     refused(folder, "nothing says where")

@@ -108,7 +108,7 @@ def test_everything_else_is_one_clear_error(layouts: dict[str, Path], tmp_path: 
     with pytest.raises(UnsupportedFile, match="zip archive"):
         open_input(layouts["ranks"] / "__0_0.distcp")
     (tmp_path / "text").write_text("hello, this is not a model")
-    with pytest.raises(MalformedFile, match="not a safetensors file|no safetensors file"):
+    with pytest.raises(MalformedFile, match="no safetensors file"):
         open_input(tmp_path / "text")
     shutil.copy(layouts["file"], tmp_path / "empty" / "adapter_config.json")
     with pytest.raises(MalformedFile, match="adapter_config"):

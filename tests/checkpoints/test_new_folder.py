@@ -26,9 +26,13 @@ def test_an_empty_folder_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_nothing_is_left_after_an_exception(error: type[BaseException], tmp_path: Path) -> None:
-    with pytest.raises(error), new_folder(tmp_path / "f") as made:
-        (made / "a").write_text("x")
-        raise error
+    def work() -> None:
+        with new_folder(tmp_path / "f") as made:
+            (made / "a").write_text("x")
+            raise error
+
+    with pytest.raises(error):
+        work()
     assert os.listdir(tmp_path) == []
 
 
@@ -47,9 +51,14 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
 
 def test_taken_meanwhile(tmp_path: Path) -> None:
     """Who comes second finds the name taken, and leaves nothing."""
-    with pytest.raises(OSError, match="not empty"), new_folder(tmp_path / "f") as made:
-        (made / "a").write_text("x")
-        (tmp_path / "f").mkdir()
-        (tmp_path / "f" / "b").write_text("y")
+
+    def work() -> None:
+        with new_folder(tmp_path / "f") as made:
+            (made / "a").write_text("x")
+            (tmp_path / "f").mkdir()
+            (tmp_path / "f" / "b").write_text("y")
+
+    with pytest.raises(OSError, match="not empty"):
+        work()
     assert os.listdir(tmp_path) == ["f"]
     assert os.listdir(tmp_path / "f") == ["b"]

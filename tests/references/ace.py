@@ -63,9 +63,7 @@ def ace(
     if not flag:
         return merged
     mean = whole / len(deltas)
-    residual = sum(
-        t * d @ (s - mean) for t, d, s in zip(times, deltas, sigmas, strict=True)
-    )
+    residual = sum(t * d @ (s - mean) for t, d, s in zip(times, deltas, sigmas, strict=True))
     u, s, vt = np.linalg.svd(residual + merged, full_matrices=False)
     k = int(len(s) * share)
     return merged + (s[:k].mean() * u[:, :k] @ vt[:k] if k else 0.0)

@@ -30,9 +30,7 @@ def merge(
         if name not in averaged:
             mean = sum(weights) / len(weights)
             columns = column_weights(deltas, outlier)
-            scaled = [
-                d * c * (w / mean) for d, c, w in zip(deltas, columns, weights, strict=True)
-            ]
+            scaled = [d * c * (w / mean) for d, c, w in zip(deltas, columns, weights, strict=True)]
             dense = float(np.mean([np.abs(d) > zero * d.std() for d in deltas]))
             r = min(deltas[0].shape)
             k = min(r, max(1, int(r / len(deltas) * dense / density + 1e-9)))

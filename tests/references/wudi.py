@@ -61,9 +61,7 @@ def _pull(deltas: Sequence[Tensor], scaled: Sequence[Tensor]) -> Tensor:
     return torch.stack([s @ d.T @ d / d.square().sum() for d, s in pairs]).sum(dim=0)
 
 
-def _flow(
-    deltas: Sequence[Tensor], scaled: Sequence[Tensor], total: Tensor, time: float
-) -> Tensor:
+def _flow(deltas: Sequence[Tensor], scaled: Sequence[Tensor], total: Tensor, time: float) -> Tensor:
     # exp of [[-C, I], [0, 0]] t holds exp(-t C) and the integral of exp(-u C), u to t.
     curvature = _curvature(deltas)
     size = len(curvature)
@@ -72,12 +70,11 @@ def _flow(
     generator[:size, size:] = torch.eye(size)
     exponential = torch.linalg.matrix_exp(generator * time)
     decay, integral = exponential[:size, :size], exponential[:size, size:]
-    return total @ decay + _pull(deltas, scaled) @ integral
+    reached: Tensor = total @ decay + _pull(deltas, scaled) @ integral
+    return reached
 
 
-def _nearest_minimum(
-    deltas: Sequence[Tensor], scaled: Sequence[Tensor], total: Tensor
-) -> Tensor:
+def _nearest_minimum(deltas: Sequence[Tensor], scaled: Sequence[Tensor], total: Tensor) -> Tensor:
     inputs = torch.cat([d.T / d.norm() for d in deltas], dim=1)
     wanted = torch.cat([s @ d.T / d.norm() for d, s in zip(deltas, scaled, strict=True)], dim=1)
     step = torch.linalg.lstsq(inputs.T, (wanted - total @ inputs).T, driver="gelsd").solution.T
@@ -91,10 +88,12 @@ def _truncated(deltas: Sequence[Tensor], scaled: Sequence[Tensor], total: Tensor
     rank = math.ceil(float(values.sqrt().sum() ** 2 / values.sum()) - 1e-6)
     top, axes = values[:rank], vectors[:, :rank]
     minimum = _pull(deltas, scaled) @ axes @ torch.diag(1 / top) @ axes.T
-    return total - total @ axes @ axes.T + minimum
+    truncated: Tensor = total - total @ axes @ axes.T + minimum
+    return truncated
 
 
 def _largest_directions(deltas: Sequence[Tensor], keep: float) -> Tensor:
     _, vectors = torch.linalg.eigh(_curvature(deltas))
     axes = vectors.flip(1)[:, : math.ceil(keep * len(vectors))]
-    return axes @ axes.T
+    projector: Tensor = axes @ axes.T
+    return projector

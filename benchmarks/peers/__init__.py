@@ -1,0 +1,1 @@
+"""What the benchmarks of merging share: files to merge, other tools, measured processes."""

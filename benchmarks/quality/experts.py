@@ -1,0 +1,145 @@
+"""Experts: one encoder, fine-tuned on one task at a time, kept as files.
+
+The head of a task is fitted on what the base makes of its texts and never changes, so
+that whatever is merged, and the base itself, is scored with the same head.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from quality.encoder import Encoder, States
+from quality.tasks import Settings, Texts, read_task
+from quality.wordpiece import WordPiece
+
+RIDGE = 2e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Folders: the encoder's, the data's, and the one for what is made of them."""
+
+    encoder: Path
+    data: Path
+    cache: Path
+
+    @property
+    def base(self) -> Path:
+        """The layers that are fine-tuned, as they were."""
+        return self.cache / "base.safetensors"
+
+    def expert(self, task: str) -> Path:
+        """These layers, fine-tuned."""
+        return self.cache / f"{task}.safetensors"
+
+    def head(self, task: str) -> Path:
+        """`weight` (classes, width) and `bias` (classes)."""
+        return self.cache / f"{task}.head.safetensors"
+
+
+def prepare(places: Places, settings: Settings, workers: int) -> list[str]:
+    """Fine-tune what the cache does not have; returns those tasks, each its own process."""
+    places.cache.mkdir(parents=True, exist_ok=True)
+    (places.cache / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
+    if not places.base.exists():
+        _save(places.base, Encoder(places.encoder, settings.layers).tuned())
+    missing = [task for task in settings.tasks if not places.expert(task).exists()]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for line in pool.map(partial(_make, places, settings), missing):
+            print(line, flush=True)
+    return missing
+
+
+def head_of(places: Places, task: str) -> Mapping[str, Tensor]:
+    """A task's head."""
+    return load_file(places.head(task))
+
+
+def scores(pooled: Tensor, head: Mapping[str, Tensor], labels: Tensor) -> tuple[float, float]:
+    """Accuracy and mean cross-entropy."""
+    logits = functional.linear(pooled, head["weight"], head["bias"])
+    loss = functional.cross_entropy(logits, labels)
+    return (logits.argmax(1) == labels).double().mean().item(), loss.item()
+
+
+def _make(places: Places, settings: Settings, name: str) -> str:
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    tokenizer = WordPiece(places.encoder / "vocab.txt")
+    train = read_task(places.data, name, tokenizer, settings).train
+    encoder = Encoder(places.encoder, settings.layers)
+    states = States(encoder, train.tokens)
+    head = _fitted(states.pooled(encoder), torch.tensor(train.labels))
+    before = encoder.tuned()
+    loss = _tune(encoder, states, train, head, settings)
+    after = encoder.tuned()
+    norm = sum((after[key] - before[key]).double().square().sum() for key in before) ** 0.5
+    _save(places.head(name), head)
+    _save(places.expert(name), after)
+    seconds = time.perf_counter() - began
+    return f"fine-tuned on {name}: last loss {loss:.3f}, task vector {norm:.2f}, {seconds:.0f} s"
+
+
+def _fitted(pooled: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Logistic regression."""
+    classes = int(labels.max()) + 1
+    weight = torch.zeros(classes, pooled.shape[1], requires_grad=True)
+    bias = torch.zeros(classes, requires_grad=True)
+    solver = torch.optim.LBFGS([weight, bias], max_iter=300, line_search_fn="strong_wolfe")
+
+    def loss() -> float:
+        solver.zero_grad()
+        found = functional.cross_entropy(functional.linear(pooled, weight, bias), labels)
+        found = found + RIDGE * weight.square().sum()
+        found.backward()  # type: ignore[no-untyped-call]
+        return found.item()
+
+    solver.step(loss)
+    return {"weight": weight.detach(), "bias": bias.detach()}
+
+
+def _tune(
+    encoder: Encoder, states: States, train: Texts, head: Mapping[str, Tensor], settings: Settings
+) -> float:
+    """Train the upper layers; the mean loss of the last tenth of the steps."""
+    labels = torch.tensor(train.labels)
+    tuned = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(tuned, lr=settings.rate, fused=True)
+    generator = torch.Generator().manual_seed(settings.seed)
+    rising = max(settings.steps // 10, 1)
+    losses: list[float] = []
+    for step in range(settings.steps):
+        part = min((step + 1) / rising, (settings.steps - step) / (settings.steps - rising))
+        for group in optimiser.param_groups:
+            group["lr"] = settings.rate * part
+        rows = torch.randint(len(labels), (settings.batch,), generator=generator)
+        pooled = encoder.upper(*states.batch(rows.tolist()))
+        loss = functional.cross_entropy(
+            functional.linear(pooled, head["weight"], head["bias"]), labels[rows]
+        )
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(tuned, 1.0)
+        optimiser.step()
+        losses.append(loss.item())
+    last = list(islice(reversed(losses), rising))
+    return sum(last) / len(last)
+
+
+def _save(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Whole or not at all."""
+    partial_path = path.with_suffix(".partial")
+    save_file(tensors, partial_path)
+    os.replace(partial_path, path)
