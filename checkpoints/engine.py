@@ -122,8 +122,8 @@ class _Run:
                 raise TooLarge(
                     f"tensor {spec.name!r}: {spec.describe()}, seen"
                     f" {'whole' if whole else 'piece by piece'} by"
-                    f" {type(self._spec.method).__name__}, takes about {cost / 2**20:.0f} MiB of"
-                    f" memory; {budget / 2**20:.0f} MiB are allowed: allow more"
+                    f" {type(self._spec.method).__name__}, takes about {cost} bytes of memory"
+                    f" at a time; {budget} are allowed: allow more"
                 )
 
     def prepare(self) -> None:

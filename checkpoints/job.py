@@ -17,6 +17,7 @@ from weft.checkpoints.blocks import RangeReader
 from weft.checkpoints.deltas import ModelReader
 from weft.checkpoints.engine import Contribution, MergeSpec, Meter, Workers, merge
 from weft.checkpoints.errors import BadPath, SchemaMismatch
+from weft.checkpoints.factor_merge import without_dense
 from weft.checkpoints.header import Json
 from weft.checkpoints.inputs import Format, format_of, model_digest, open_input
 from weft.checkpoints.output import OutputFolder
@@ -109,6 +110,11 @@ class MergeReport:
         cpu_seconds: of this process, start-up included.
         peak_rss_bytes: the most memory that this process had resident.
         bytes_read: of parameters, all passes together.
+        experts: names of the contributions that can be restored (`expert_job.py`).
+        adapter_rank: the largest among the modules of an adapter that was made
+            (`adapter_job.py`).
+        truncation_error: what the adapter leaves out of the merged task vector, as a share
+            of its norm, over all linear weights.
     """
 
     output: Path
@@ -120,6 +126,9 @@ class MergeReport:
     peak_rss_bytes: int
     bytes_read: int
     bytes_written: int
+    experts: tuple[str, ...] = ()
+    adapter_rank: int | None = None
+    truncation_error: float | None = None
 
 
 def run_job(job: MergeJob, meter: Meter | None = None) -> MergeReport:
@@ -138,7 +147,7 @@ def run_job(job: MergeJob, meter: Meter | None = None) -> MergeReport:
     meter = meter or Meter()
     _require_apart(job)
     with ExitStack() as stack:
-        inputs = _Inputs(job, stack)
+        inputs = JobInputs(job, stack)
         schema = with_dtype_of(inputs.own.schema, job.dtype)
         output = OutputFolder(
             job.output,
@@ -152,10 +161,11 @@ def run_job(job: MergeJob, meter: Meter | None = None) -> MergeReport:
         with output:
             remaining = [spec.name for spec in output.remaining]
             if remaining:
+                spec, models = without_dense(job.spec, inputs.base, inputs.contributions())
                 merge(
-                    job.spec,
+                    spec,
                     inputs.base,
-                    inputs.contributions(),
+                    models,
                     inputs.own,
                     output,
                     only=remaining,
@@ -176,7 +186,7 @@ def run_job(job: MergeJob, meter: Meter | None = None) -> MergeReport:
     )
 
 
-class _Inputs:
+class JobInputs:
     """The opened inputs of a job, checked against each other."""
 
     def __init__(self, job: MergeJob, stack: ExitStack) -> None:
@@ -260,9 +270,7 @@ class _Inputs:
 def _identity_of(item: Input) -> Json:
     """What is read for one input, and which layers of it."""
     paths = list(dict.fromkeys(item.paths))
-    layers: list[Json] = [
-        [paths.index(each.path), each.first, each.stop] for each in item.slices
-    ]
+    layers: list[Json] = [[paths.index(each.path), each.first, each.stop] for each in item.slices]
     return {"reads": [_identity(path) for path in paths], "layers": layers}
 
 
@@ -298,7 +306,7 @@ def _require_apart(job: MergeJob) -> None:
 def tensor_names(job: MergeJob) -> tuple[str, ...]:
     """The names of the tensors that a merge will write; only headers are read."""
     with ExitStack() as stack:
-        return _Inputs(job, stack).own.schema.names
+        return JobInputs(job, stack).own.schema.names
 
 
 def with_dtype_of(schema: Schema, dtype: str | None) -> Schema:

@@ -227,13 +227,14 @@ class Merger:
             isinstance(step, Calibration) for step in self._spec.after
         ):
             resident += 2 * len(self._contributions)
+        step = min(span.step, span.stop - span.start)
         state = 0
-        if isinstance(method, Fold) and span.step:
-            state = 2 * method.state_bytes(spec.name, spec.shape) * span.step // spec.elements
+        if isinstance(method, Fold):
+            state = 2 * method.state_bytes(spec.name, spec.shape) * step // spec.elements
         # Of each contribution, and of the base, the bytes of the file are there at a time.
         stored = [item.reader.schema[spec.name].dtype for item in self._contributions]
-        raw = sum(DTYPE_BYTES[dtype] for dtype in (*stored, spec.dtype)) * span.step
-        return resident * 8 * span.step + raw + state + 2 * (span.stop - span.start)
+        raw = sum(DTYPE_BYTES[dtype] for dtype in (*stored, spec.dtype)) * step
+        return resident * 8 * step + raw + state + 2 * (span.stop - span.start)
 
     @property
     def _weights(self) -> list[float]:

@@ -1,6 +1,9 @@
 """`weft merge`: any method, any inputs, one finished model folder."""
 
+import math
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,15 +127,14 @@ def merge(
     else:
         recipe = _recipe(models or [], method, base, settings or [], weights, before, after)
     job = replace(
-        _job(recipe, out, dtype, sums, _device(device)),
+        _job(recipe, out, dtype, sums, _device(device), prefix),
         threads=threads or os.cpu_count() or 1,
         memory_bytes=_memory(memory),
         shard_bytes=_bytes(shard_size, "--shard-size"),
         resume=resume,
         mixed_dtypes=mixed_dtypes,
-        prefix=prefix,
     )
-    with _watched(job) as meter:
+    with _terminable(), _watched(job) as meter:
         report = run_job(job, meter)
     emit(report, as_json, _text)
 
@@ -166,6 +168,7 @@ def _recipe(
     if not models:
         raise InvalidInput("nothing to merge: name the models, or a recipe with --config")
     paths = [str(path) for path in models]
+    _require_distinct(models)
     pairs = zip(paths, names_of(paths), _weights(weights, len(paths)), strict=True)
     options = parse_options(entry(method).load(), _pairs(settings, "--set"), called=method)
     return Recipe(
@@ -219,13 +222,31 @@ def _weights(text: str | None, count: int) -> list[float]:
         ) from None
     if len(weights) != count:
         raise InvalidInput(f"--weights: {len(weights)} weights for {count} models: {text}")
+    if not all(math.isfinite(weight) for weight in weights):
+        raise InvalidInput(f"--weights: found {text!r}, expected finite numbers")
     return weights
 
 
-def _job(recipe: "Recipe", out: Path, dtype: str | None, sums: str, device: str) -> "MergeJob":
+def _require_distinct(models: Sequence[Path]) -> None:
+    from weft.errors import InvalidInput
+
+    seen: dict[Path, Path] = {}
+    for path in models:
+        first = seen.setdefault(path.resolve(), path)
+        if first is not path:
+            raise InvalidInput(
+                f"{first} and {path} are one model, named twice; to let it count twice, give it"
+                " twice the weight (--weights)"
+            )
+
+
+def _job(
+    recipe: "Recipe", out: Path, dtype: str | None, sums: str, device: str, prefix: str
+) -> "MergeJob":
+    from dataclasses import replace
+
     from weft import __version__
-    from weft.checkpoints.inputs import open_input
-    from weft.checkpoints.job import MergeJob
+    from weft.checkpoints.job import MergeJob, tensor_names
     from weft.cli.merge_build import Depths, inputs_of, spec_of
     from weft.cli.recipe import dtype_of
     from weft.errors import InvalidInput
@@ -236,10 +257,9 @@ def _job(recipe: "Recipe", out: Path, dtype: str | None, sums: str, device: str)
     base, models = inputs_of(recipe)
 
     def names() -> Sequence[str]:
-        with open_input((base or models[0]).path) as reader:
-            return reader.schema.names
+        return tensor_names(replace(job, mixed_dtypes=True))
 
-    return MergeJob(
+    job = MergeJob(
         spec=spec_of(recipe, Precision(sums), Depths(names), device),
         base=base,
         models=models,
@@ -247,7 +267,9 @@ def _job(recipe: "Recipe", out: Path, dtype: str | None, sums: str, device: str)
         recipe={**_provenance(recipe), "sums": sums, "weft": __version__},
         sidecars=Path(recipe.sidecars),
         dtype=dtype_of(dtype, "--dtype") or recipe.dtype,
+        prefix=prefix,
     )
+    return job
 
 
 def _provenance(recipe: "Recipe") -> dict[str, "Json"]:
@@ -299,6 +321,23 @@ def _memory(text: str | None) -> int:
     if text is not None:
         return _bytes(text, "--memory")
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+
+
+@contextmanager
+def _terminable() -> "Iterator[None]":
+    """Whoever ends the process politely (SIGTERM) is obeyed as Ctrl-C is: nothing is left."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

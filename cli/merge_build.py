@@ -11,7 +11,7 @@ from weft.cli.recipe import Recipe, Slice, Source, Step
 from weft.cli.schedule import Schedule
 from weft.merging.errors import BadOption
 from weft.merging.layers import layers
-from weft.merging.method import Calibration, Method, Transform
+from weft.merging.method import Calibration, Extent, Method, Transform
 from weft.merging.precision import Precision
 from weft.merging.registry import create
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from weft.merging.method import Layer
 
 PASSTHROUGH = "passthrough"
+PROBED_ELEMENTS = 10**9
 
 
 class Depths:
@@ -51,6 +52,11 @@ def spec_of(recipe: Recipe, precision: Precision, depths: Depths, device: str = 
         UnknownMethod, BadOption: what the table of methods does not have, or refuses.
     """
     usual = _created(recipe.method, recipe.options, recipe.scheduled)
+    if isinstance(usual, Transform | Calibration):
+        raise BadOption(
+            f"{recipe.method} changes a task vector and merges none; it stands before or after"
+            " a method that does, such as mean"
+        )
     return MergeSpec(
         method=usual,
         before=tuple(_transform(step, depths) for step in recipe.before),
@@ -104,10 +110,20 @@ def _created(name: str, options: Mapping[str, object], scheduled: Mapping[str, S
     if name == PASSTHROUGH:
         name = "mean"
     first = {option: schedule.anchors[0] for option, schedule in scheduled.items()}
+    usual = create(name, **options, **first)
     for option, schedule in scheduled.items():
         for value in set(schedule.anchors):
-            create(name, **{**options, **first, option: value})
-    return create(name, **options, **first)
+            other = create(name, **{**options, **first, option: value})
+            if _model_ranks(other) != _model_ranks(usual):
+                raise BadOption(
+                    f"{name}: {option} cannot vary from tensor to tensor where magnitudes are"
+                    " ranked over the whole model; set extent to tensor"
+                )
+    return usual
+
+
+def _model_ranks(method: Method) -> list[int]:
+    return [cut.rank(PROBED_ELEMENTS) for cut in method.cuts if cut.extent is Extent.MODEL]
 
 
 def _transform(step: Step, depths: Depths) -> Transform | Varied:

@@ -79,5 +79,6 @@ def _busy() -> float:
         fields = Path("/proc/stat").read_text().partition("\n")[0].split()[1:]
     except OSError:
         return 0.0
-    user, nice, system, idle, waiting, *rest = (int(field) for field in fields[:8])
-    return (user + nice + system + sum(rest)) / TICKS
+    counts = [int(field) for field in fields[:8]]
+    idle = counts[3] + counts[4]  # the latter waits for a disk
+    return (sum(counts) - idle) / TICKS

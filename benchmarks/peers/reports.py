@@ -53,7 +53,7 @@ def floors(size: str, rows: Sequence[FloorRow]) -> str:
 
 
 def peers(size: str, rows: Sequence[PeerRow]) -> str:
-    """mergekit over weft."""
+    """How many times what weft takes mergekit takes."""
     lines = [
         "",
         f"{size}: weft and mergekit       {HEAD}   mergekit / weft: CPU net, whole, wall net, peak",
