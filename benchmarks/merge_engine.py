@@ -1,6 +1,7 @@
 """What a merge of files takes, beside mergekit, FusionBench and the least that it can take.
 
-    python benchmarks/merge_engine.py [--size s1|s2|both] [--tables startup floors mergekit spectral]
+    python benchmarks/merge_engine.py [--size s1|s2|both]
+                                      [--tables startup floors mergekit spectral]
                                       [--methods ties dare_ties ...] [--repeats 3] [--json FILE]
                                       [--cache ~/.cache/weft-bench] [--torch-index URL]
 

@@ -1,11 +1,16 @@
-"""Low-rank task vectors written as a PEFT adapter, for `PeftModel.from_pretrained`."""
+"""Low-rank task vectors written as a PEFT adapter, for `PeftModel.from_pretrained`.
+
+What is no product of factors, such as a norm's vector or a table of embeddings, can stand
+in it whole, by modules: PEFT's `modules_to_save`.
+"""
 
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
@@ -14,14 +19,29 @@ from weft.checkpoints.adapter_config import CONFIG_NAME, HARMLESS
 from weft.checkpoints.adapter_layout import PREFIX
 from weft.checkpoints.adapters import TENSORS_NAME
 from weft.checkpoints.disk import write_bytes
+from weft.checkpoints.dtypes import schema_of
 from weft.checkpoints.errors import BadTensor
 from weft.checkpoints.header import Json
 from weft.checkpoints.new_folder import new_folder
-from weft.checkpoints.writer import write_checkpoint
+from weft.checkpoints.schema import Schema
+from weft.checkpoints.writer import SafetensorsWriter
 
-__all__ = ["write_adapter"]
+__all__ = ["Whole", "write_adapter"]
 
 DERIVED: Final = frozenset({"peft_type", "target_modules", "modules_to_save"})
+
+
+class Whole(Protocol):
+    """Tensors that an adapter holds whole, by the base's names; any reader will do."""
+
+    @property
+    def schema(self) -> Schema:
+        """The tensors."""
+        ...
+
+    def blocks(self, name: str) -> Iterator[Tensor]:
+        """One tensor as flat blocks."""
+        ...
 
 
 def write_adapter(
@@ -31,6 +51,8 @@ def write_adapter(
     dtype: torch.dtype = torch.float32,
     *,
     embeddings: Collection[str] = (),
+    transposed: bool = False,
+    whole: Whole | None = None,
 ) -> None:
     """Write an adapter whose every module adds B A, with scale 1, to the base.
 
@@ -43,6 +65,9 @@ def write_adapter(
             such as `base_model_name_or_path` and `task_type`.
         dtype: of the factors on disk.
         embeddings: modules that are embeddings: B is (tokens, rank), A (rank, width).
+        transposed: the base's matrices are (in, out), as those of GPT-2 are: so B is
+            (in, rank) and A (rank, out).
+        whole: tensors that replace the base's: all of some modules that have no factors.
 
     Raises:
         BadTensor: factors that do not fit each other or are not finite in that dtype, or
@@ -51,15 +76,43 @@ def write_adapter(
         DiskFull: no room.
     """
     ranks = {module: _rank(module, *pair) for module, pair in factors.items()}
+    saved = _saved(whole, factors)
     document = _document(ranks, dict(config or {}))
+    document |= {"fan_in_fan_out": transposed, "modules_to_save": saved or None}
     tensors: dict[str, Tensor] = {}
     for module, (b, a) in factors.items():
         cast = [_cast(module, factor, dtype) for factor in (b, a)]
+        if transposed and b.dim() == 2 and module not in embeddings:
+            cast = [cast[1].T.contiguous(), cast[0].T.contiguous()]
         tensors |= _tensors(module, cast[0], cast[1], embedding=module in embeddings)
     with new_folder(folder) as made:
-        write_checkpoint(made / TENSORS_NAME, tensors)
+        _write(made / TENSORS_NAME, tensors, whole)
         text = json.dumps(document, indent=2, sort_keys=True)
         write_bytes(made / CONFIG_NAME, f"{text}\n".encode())
+
+
+def _saved(whole: Whole | None, factors: Collection[str]) -> list[Json]:
+    """The modules of tensors that are held whole."""
+    modules: set[str] = set()
+    for name in () if whole is None else whole.schema.names:
+        module, dot, _ = name.rpartition(".")
+        if not dot or module in factors:
+            fault = "has factors as well" if dot else "there is none"
+            raise BadTensor(f"tensor {name}: is saved whole by its module, and {fault}")
+        modules.add(module)
+    return [*sorted(modules)]
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], whole: Whole | None) -> None:
+    specs = () if whole is None else whole.schema.tensors
+    names = {f"{PREFIX}{spec.name}": spec.name for spec in specs}
+    added = tuple(replace(spec, name=f"{PREFIX}{spec.name}") for spec in specs)
+    with SafetensorsWriter(path, Schema((*schema_of(tensors), *added))) as writer:
+        for name in writer.schema.names:
+            if name in tensors:
+                writer.write(name, tensors[name])
+            elif whole is not None:
+                writer.write(name, whole.blocks(names[name]))
 
 
 def _rank(module: str, b: Tensor, a: Tensor) -> int:

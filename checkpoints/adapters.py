@@ -99,6 +99,11 @@ class AdapterReader(DeltaReader):
         return tuple(sorted({*self._pairs, *self._saved}))
 
     @property
+    def held(self) -> Schema:
+        """The tensors of the adapter's own file."""
+        return self._file.schema
+
+    @property
     def replaced(self) -> frozenset[str]:
         """Names of the tensors that the adapter holds whole."""
         return frozenset(self._saved)

@@ -31,13 +31,12 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from weft.checkpoints.blocks import RangeReader
-from weft.checkpoints.contribution import Contribution
 from weft.checkpoints.dtypes import TORCH_DTYPES
 from weft.checkpoints.errors import BadPath, OtherPlan
 from weft.checkpoints.expert_files import VECTOR_NAME, ExpertPlan, same_file
@@ -54,11 +53,8 @@ from weft.merging.method import Facts, Method, Scope
 from weft.merging.methods.consensus import Consensus
 from weft.merging.methods.emr import Emr
 from weft.merging.methods.weighted_sum import WeightedSum
-from weft.merging.precision import Precision
 
-__all__ = ["MaskedMethod", "require_place", "write_experts"]
-
-MaskedMethod: TypeAlias = Emr | Consensus
+__all__ = ["require_place", "write_experts"]
 
 SPAN_ELEMENTS: Final = 2**21
 """Elements of a tensor that one job masks; whole bytes of bits."""
@@ -93,9 +89,7 @@ class ExpertPass:
         meter: counts what is read.
     """
 
-    def __init__(
-        self, plan: ExpertPlan, base: RangeReader, workers: Workers, meter: Meter
-    ) -> None:
+    def __init__(self, plan: ExpertPlan, base: RangeReader, workers: Workers, meter: Meter) -> None:
         self._plan, self._workers = plan, workers
         self._method = plan.method
         self._facts = [
@@ -148,9 +142,7 @@ class ExpertPass:
     ) -> list[list[EmrSums]]:
         """Masks and vector of all parameters; returns each contribution's sums."""
         cut = {
-            spec.name: list(
-                spans(spec, Scope.ELEMENT, SPAN_ELEMENTS, self._stream.seekable)
-            )
+            spec.name: list(spans(spec, Scope.ELEMENT, SPAN_ELEMENTS, self._stream.seekable))
             for spec in self._parameters
         }
         jobs = (
@@ -272,14 +264,17 @@ def _new_set(folder: Path, resume: bool) -> Iterator[Path]:
     """A folder that takes its name when all is in it; nothing else is ever left but by a kill."""
     made = PartialFolder(folder)
     made.claim(resume=resume)
-    published = False
+    ours = False
     try:
-        for name in made.contents():
-            if not name.endswith(SUFFIX):
-                raise BadPath(f"{made.folder}: holds {name}, which is no expert; move it away")
+        left = made.contents()
+        foreign = next((name for name in left if not name.endswith(SUFFIX)), None)
+        if foreign is not None:
+            raise BadPath(f"{made.folder}: holds {foreign}, which is no expert; move it away")
+        ours = True
+        for name in left:
             os.unlink(made.folder / name)
         yield made.folder
         made.publish()
-        published = True
+        ours = False
     finally:
-        made.leave(remove=not published)
+        made.leave(remove=ours)

@@ -175,7 +175,8 @@ class Merger:
         self._checkpoints = partial(
             CheckpointStream, base, readers, spec.precision.dtype, meter, spec.device
         )
-        self._source: Stream = self._checkpoints(checked=not spec.passes_on)
+        self._files = self._checkpoints(checked=not spec.passes_on)
+        self._source: Stream = self._files
         self._merged: Stream = self._source
         self._found = Found()
         self._by_name = by_name([item.name for item in contributions])
@@ -202,12 +203,20 @@ class Merger:
             else:
                 merged = self._transformed(merged, (step,))
         self._merged = merged
+        if self._spec.passes > 1:
+            # All was looked at in the first pass; another look would find the same.
+            self._files.checked = False
 
     def pieces(self, spec: TensorSpec, span: Span) -> Iterator[Tensor]:
         """The merged model at a span of a tensor, flat, in the precision's dtype."""
         for piece in self._merged.pieces(spec, span):
             merged = piece.makers[0]()
             yield merged if piece.base is None else merged.add_(piece.base)
+
+    def deltas(self, spec: TensorSpec, span: Span) -> Iterator[Tensor]:
+        """The merged task vector at a span of a tensor, as `pieces` cuts the model."""
+        for piece in self._merged.pieces(spec, span):
+            yield piece.makers[0]()
 
     def blame(self, spec: TensorSpec, span: Span) -> None:
         """Look for what is not finite in the inputs of a span.

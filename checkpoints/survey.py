@@ -134,7 +134,8 @@ class Survey:
     def _cost(self, span: Span) -> int:
         n = len(self.stream.names)
         copies = 4 + n * (3 if self._combination is not None else 1)
-        return copies * span.step * 8 + (n * BINS * 8 if self._ranks(Extent.MODEL) else 0)
+        step = min(span.step, span.stop - span.start)
+        return copies * step * 8 + (n * BINS * 8 if self._ranks(Extent.MODEL) else 0)
 
     def _count(self) -> tuple[_Part, dict[str, _Part]]:
         """One pass: the sums of the model and of every tensor."""

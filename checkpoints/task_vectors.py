@@ -135,7 +135,7 @@ class CheckpointStream(Stream):
     ) -> None:
         self._base = base
         self._device = torch.device(device)
-        self._checked = checked
+        self.checked = checked
         self._finetuned = finetuned
         self._dtype = dtype
         self._meter = meter
@@ -180,7 +180,7 @@ class CheckpointStream(Stream):
             return None
         block = next(base)
         self._meter.add(block.nbytes)
-        if self._checked:
+        if self.checked:
             require_finite(block, "the base", spec, offset)
         return block.to(self._device, self._dtype, copy=True)
 
@@ -188,7 +188,7 @@ class CheckpointStream(Stream):
         self, name: str, spec: TensorSpec, offset: int, block: Tensor, origin: Tensor | None
     ) -> Tensor:
         self._meter.add(block.nbytes)
-        if self._checked:
+        if self.checked:
             require_finite(block, name, spec, offset)
         # A copy also where the dtype fits: the block is its reader's.
         delta = block.to(self._device, self._dtype, copy=True)

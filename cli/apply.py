@@ -1,5 +1,7 @@
 """`weft apply`: a base and what was taken from it or trained on it, as a model folder."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,19 +21,48 @@ app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """What is printed; the fields are those of the JSON document."""
+    """What is printed; the fields are those of the JSON document.
+
+    Attributes:
+        merged: digest of the merged model that an expert was restored from.
+    """
 
     folder: Path
     digest: str
     base: str
+    merged: str | None
     applied: str
     tensors: int
     model_bytes: int
 
 
-Base = Annotated[Path, typer.Argument(metavar="BASE", help="The base: a file or a folder.")]
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A model that is about to be written.
+
+    Attributes:
+        base, merged, applied: digests, as in `Written`.
+    """
+
+    model: "RangeReader"
+    base: str
+    merged: str | None
+    applied: str
+
+
+Base = Annotated[
+    Path,
+    typer.Argument(metavar="BASE", help="The base: a file or a folder. Of an expert: the merged."),
+]
 Delta = Annotated[
-    Path, typer.Argument(metavar="DELTA", help="A delta folder, or a PEFT adapter's folder.")
+    Path,
+    typer.Argument(
+        metavar="DELTA", help="A delta folder, a PEFT adapter's folder, or an expert's file."
+    ),
+]
+ExpertBase = Annotated[
+    Path | None,
+    typer.Option("--base", help="Of an expert: the base that the merge was made with."),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The model's folder; made new.")]
 ShardSize = Annotated[str, typer.Option(help="The most bytes of tensors in one file: 5GB, ...")]
@@ -45,37 +76,63 @@ def apply(
     base: Base,
     delta: Delta,
     out: Out,
+    expert_base: ExpertBase = None,
     shard_size: ShardSize = "5GB",
     prefix: Prefix = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """A base and a delta or an adapter, as the full model.
+    """A base and a delta or an adapter, as the full model; or a merged model and an expert.
 
     A lossless delta gives back every bit; an adapter is added in float64 and rounded once
     to the base's dtype. Configuration and tokenizer files of the base's folder go along.
-    """
-    from weft.checkpoints.inputs import format_of, model_digest, open_input
 
+    An expert (`weft merge --experts`) gives one contribution back, nearly:
+    weft apply MERGED experts/a.safetensors --base BASE -o a.
+    """
     shard_bytes = byte_size(shard_size, "--shard-size")
-    if not format_of(delta).needs_base:
-        raise InvalidInput(f"{delta}: found a whole model, expected a delta or an adapter")
-    with open_input(base, prefix=prefix) as origin:
-        digest = model_digest(origin)
-        with open_input(delta, origin, base_digest=digest) as finetuned:
-            applied = _identity(finetuned)
-            plan = {"command": "apply", "base": digest, "delta": applied}
-            with _output(out, base, finetuned, shard_bytes, plan) as output:
-                _copy(finetuned, output)
-            schema = finetuned.schema
+    with _opened(base, delta, expert_base, prefix) as opened:
+        plan = {"command": "apply", "base": opened.base, "delta": opened.applied}
+        if opened.merged is not None:
+            plan["merged"] = opened.merged
+        with _output(out, base, opened.model, shard_bytes, plan) as output:
+            _copy(opened.model, output)
+        schema = opened.model.schema
     written = Written(
         folder=out,
         digest=output.digest,
-        base=digest,
-        applied=applied,
+        base=opened.base,
+        merged=opened.merged,
+        applied=opened.applied,
         tensors=len(schema),
         model_bytes=schema.size_bytes,
     )
     emit(written, as_json, _text)
+
+
+@contextmanager
+def _opened(base: Path, delta: Path, expert_base: Path | None, prefix: str) -> Iterator[Opened]:
+    from weft.checkpoints.expert_files import Origin
+    from weft.checkpoints.expert_reader import ExpertReader, is_expert
+    from weft.checkpoints.inputs import format_of, model_digest, open_input
+
+    if not is_expert(delta):
+        if expert_base is not None:
+            raise InvalidInput(f"--base goes with an expert's file, and {delta} is none")
+        if not format_of(delta).needs_base:
+            raise InvalidInput(
+                f"{delta}: found a whole model, expected a delta, an adapter or an expert"
+            )
+        with open_input(base, prefix=prefix) as origin:
+            digest = model_digest(origin)
+            with open_input(delta, origin, base_digest=digest) as model:
+                yield Opened(model, digest, None, _identity(model))
+        return
+    if expert_base is None:
+        raise InvalidInput(f"{delta}: an expert stands on a merged model and its base; give --base")
+    with open_input(base) as merged, open_input(expert_base, prefix=prefix) as origin:
+        ends = Origin(merged, model_digest(merged)), Origin(origin, model_digest(origin))
+        with ExpertReader(delta, *ends) as model:
+            yield Opened(model, ends[1].digest, ends[0].digest, model.identity())
 
 
 def _identity(reader: "RangeReader") -> str:
@@ -108,9 +165,10 @@ def _copy(reader: "RangeReader", output: "OutputFolder") -> None:
 
 
 def _text(written: Written) -> str:
+    merged = f"  merged   {written.merged}\n" if written.merged is not None else ""
     return (
         f"{written.folder}: {written.tensors} tensors, {size(written.model_bytes)}\n"
         f"  digest   {written.digest}\n"
-        f"  base     {written.base}\n"
+        f"  base     {written.base}\n{merged}"
         f"  applied  {written.applied}"
     )

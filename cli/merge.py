@@ -86,6 +86,20 @@ Prefix = Annotated[
     str, typer.Option(help="Of torch.distributed checkpoints: only tensors that begin with it.")
 ]
 
+Experts = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Also write what gives each model back from the merged one; emr and consensus.",
+    ),
+]
+AdapterOut = Annotated[
+    int | None,
+    typer.Option(
+        metavar="RANK", min=1, help="Make OUT a PEFT adapter of the base, of this rank at most."
+    ),
+]
+
 
 @app.command(epilog=EXAMPLE)
 def merge(
@@ -107,6 +121,8 @@ def merge(
     resume: Resume = False,
     mixed_dtypes: MixedDtypes = False,
     prefix: Prefix = "",
+    experts: Experts = None,
+    adapter_out: AdapterOut = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Merge models into one, in bounded memory, whatever their number and size.
@@ -115,8 +131,6 @@ def merge(
     killed leaves OUT.partial, and --resume goes on with it.
     """
     from dataclasses import replace
-
-    from weft.checkpoints.job import run_job
 
     if config is not None:
         _refuse_beside_config(
@@ -135,8 +149,26 @@ def merge(
         mixed_dtypes=mixed_dtypes,
     )
     with _terminable(), _watched(job) as meter:
-        report = run_job(job, meter)
+        report = _run(job, experts, adapter_out, meter)
     emit(report, as_json, _text)
+
+
+def _run(
+    job: "MergeJob", experts: Path | None, adapter_out: int | None, meter: "Meter"
+) -> "MergeReport":
+    """A model; a model with experts beside it; or an adapter."""
+    from weft.checkpoints.adapter_job import run_adapter_job
+    from weft.checkpoints.expert_job import run_expert_job
+    from weft.checkpoints.job import run_job
+    from weft.errors import InvalidInput
+
+    if adapter_out is not None:
+        beside = [(experts is not None, "--experts"), (job.resume, "--resume")]
+        for given, option in beside:
+            if given:
+                raise InvalidInput(f"--adapter-out makes no model folder; leave out {option}")
+        return run_adapter_job(job, adapter_out, meter)
+    return run_job(job, meter) if experts is None else run_expert_job(job, experts, meter)
 
 
 def _read(path: Path) -> "Recipe":
@@ -353,10 +385,13 @@ def _watched(job: "MergeJob") -> "Iterator[Meter]":
 
 def _text(report: "MergeReport") -> str:
     rate = report.bytes_read / max(report.seconds, 1e-9)
+    more = f"experts: {', '.join(report.experts)}\n" if report.experts else ""
+    if report.truncation_error is not None:
+        more = f"rank {report.adapter_rank}, leaves out {100 * report.truncation_error:.2g} %\n"
     return (
         f"{report.output}  {report.tensors} tensors, {report.parameters / 1e6:.1f} M parameters,"
         f" {size(report.bytes_written)}\n"
-        f"digest {report.digest}\n"
+        f"digest {report.digest}\n{more}"
         f"{report.seconds:.1f} s ({size(rate)}/s read), {report.cpu_seconds:.1f} CPU s,"
         f" at most {size(report.peak_rss_bytes)} of memory"
     )

@@ -110,9 +110,7 @@ def from_dense(matrix: Tensor, rank: int | None = None) -> LowRank:
         Balanced: U sqrt(s) and sqrt(s) V^T, so each column of B is as long as the row
         of A that it goes with.
     """
-    left, values, right = thin_svd(matrix)
-    kept = len(values) if rank is None else min(_require_rank(rank), len(values))
-    return _balanced(left[:, :kept], values[:kept], right[:kept])
+    return _balanced(*thin_svd(matrix, most=None if rank is None else _require_rank(rank)))
 
 
 def norm(low_rank: LowRank) -> float:

@@ -93,7 +93,7 @@ class Bench:
             print(reason, file=sys.stderr)
         for run in runs.values():
             run()  # compiles bytecode, warms the disk's cache
-        return self._in_turns(runs, at_least=3)
+        return self._in_turns(runs, at_least=5)
 
     def floors(self, size: str, startup: Mapping[str, Figure]) -> list[FloorRow]:
         """Methods that are little more than moving bytes."""

@@ -45,11 +45,12 @@ class SelfAttention(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """(texts, tokens, width) to the same; `mask` (texts, tokens) is true at tokens."""
-        split = [
+        query, key, value = (
             part(hidden).unflatten(2, (self.heads, -1)).transpose(1, 2)
             for part in (self.query, self.key, self.value)
-        ]
-        mixed = functional.scaled_dot_product_attention(*split, attn_mask=mask[:, None, None])
+        )
+        seen = mask[:, None, None]
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
         return mixed.transpose(1, 2).flatten(2)
 
 
@@ -108,9 +109,8 @@ class Encoder(nn.Module):
                 "LayerNorm": nn.LayerNorm(width, eps=shape.layer_norm_eps),
             }
         )
-        self.encoder = nn.ModuleDict(
-            {"layer": nn.ModuleList(Layer(shape) for _ in range(shape.num_hidden_layers))}
-        )
+        self._layers = [Layer(shape) for _ in range(shape.num_hidden_layers)]
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(self._layers)})
         with safe_open(folder / "model.safetensors", "pt") as file:
             self.load_state_dict({name: file.get_tensor(name) for name in self.state_dict()})
         for name, parameter in self.named_parameters():
@@ -119,7 +119,7 @@ class Encoder(nn.Module):
     @property
     def tuned_names(self) -> frozenset[str]:
         """Of the tensors that are fine-tuned."""
-        layers = range(self.cut, len(self.encoder["layer"]))
+        layers = range(self.cut, len(self._layers))
         starts = tuple(f"encoder.layer.{index}." for index in layers)
         return frozenset(name for name in self.state_dict() if name.startswith(starts))
 
@@ -131,16 +131,16 @@ class Encoder(nn.Module):
         """Token numbers (texts, tokens) to hidden states below the cut."""
         places = torch.arange(tokens.shape[1])
         parts = self.embeddings
-        hidden = parts["word_embeddings"](tokens) + parts["position_embeddings"](places)
-        hidden = parts["LayerNorm"](hidden + parts["token_type_embeddings"].weight[0])
-        for layer in self.encoder["layer"][: self.cut]:
+        hidden: Tensor = parts["word_embeddings"](tokens) + parts["position_embeddings"](places)
+        kind = parts["token_type_embeddings"](torch.zeros_like(tokens))
+        hidden = parts["LayerNorm"](hidden + kind)
+        for layer in self._layers[: self.cut]:
             hidden = layer(hidden, mask)
-        found: Tensor = hidden
-        return found
+        return hidden
 
     def upper(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Hidden states at the cut to unit vectors (texts, width): the mean over tokens."""
-        for layer in self.encoder["layer"][self.cut :]:
+        for layer in self._layers[self.cut :]:
             hidden = layer(hidden, mask)
         held = mask[:, :, None]
         return functional.normalize((hidden * held).sum(1) / held.sum(1), dim=1)
@@ -174,12 +174,11 @@ class States:
 
     def pooled(self, encoder: Encoder) -> Tensor:
         """The upper part on all texts: (texts, width)."""
-        found: list[tuple[list[int], Tensor]] = []
+        parts = list(batches(self.lengths))
         with torch.inference_mode():
-            for rows in batches(self.lengths):
-                found.append((rows, encoder.upper(*self.batch(rows))))
-        order = torch.tensor([row for rows, _ in found for row in rows])
-        return torch.cat([part for _, part in found])[torch.argsort(order)].clone()
+            found = torch.cat([encoder.upper(*self.batch(rows)) for rows in parts])
+        order = torch.tensor([row for rows in parts for row in rows])
+        return found.clone()[torch.argsort(order)]
 
 
 def batches(lengths: Sequence[int]) -> Iterator[list[int]]:

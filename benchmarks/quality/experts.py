@@ -7,7 +7,7 @@ that whatever is merged, and the base itself, is scored with the same head.
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -49,8 +49,8 @@ class Places:
         return self.cache / f"{task}.head.safetensors"
 
 
-def prepare(places: Places, settings: Settings, workers: int) -> list[str]:
-    """Fine-tune what the cache does not have; returns those tasks, each its own process."""
+def prepare(places: Places, settings: Settings, workers: int, note: Callable[[str], None]) -> None:
+    """Fine-tune what the cache does not have, a process a task; `note` is told of each."""
     places.cache.mkdir(parents=True, exist_ok=True)
     (places.cache / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
     if not places.base.exists():
@@ -58,8 +58,7 @@ def prepare(places: Places, settings: Settings, workers: int) -> list[str]:
     missing = [task for task in settings.tasks if not places.expert(task).exists()]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for line in pool.map(partial(_make, places, settings), missing):
-            print(line, flush=True)
-    return missing
+            note(line)
 
 
 def head_of(places: Places, task: str) -> Mapping[str, Tensor]:
@@ -106,7 +105,7 @@ def _fitted(pooled: Tensor, labels: Tensor) -> dict[str, Tensor]:
         found.backward()  # type: ignore[no-untyped-call]
         return found.item()
 
-    solver.step(loss)
+    solver.step(loss)  # type: ignore[no-untyped-call]
     return {"weight": weight.detach(), "bias": bias.detach()}
 
 

@@ -69,7 +69,9 @@ class Ties(Fold):
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
-        """The smallest magnitude that is kept."""
+        """The smallest magnitude that is kept; none is asked for where all are."""
+        if self.density == 1:
+            return ()
         return (Cut(rank=partial(_rank, self.density), extent=Extent(self.extent)),)
 
     def fields(self, name: str, shape: Shape, phase: int = 0) -> Mapping[str, Field]:
@@ -81,7 +83,8 @@ class Ties(Fold):
         self, name: str, block: Tensor, facts: Facts, previous: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor]:
         """W T by sign."""
-        return by_sign(keep_from(block, only_cut(name, facts)), facts.weight)
+        kept = keep_from(block, only_cut(name, facts)) if self.cuts else block
+        return by_sign(kept, facts.weight)
 
     def finish(
         self, name: str, state: Mapping[str, Tensor], totals: Totals, base: Tensor | None

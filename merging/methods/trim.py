@@ -30,12 +30,14 @@ class Trim(Transform):
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
-        """The smallest magnitude that is kept."""
+        """The smallest magnitude that is kept; none is asked for where all are."""
+        if self.density == 1:
+            return ()
         return (Cut(rank=self._rank, extent=Extent(self.extent)),)
 
     def apply(self, name: str, block: Tensor, facts: Facts) -> Tensor:
         """What lies at the cut or above it."""
-        return keep_from(block, facts.cuts[0])
+        return keep_from(block, facts.cuts[0]) if self.cuts else block.clone()
 
     def _rank(self, elements: int) -> int:
         return elements - max(1, int(self.density * elements)) + 1
