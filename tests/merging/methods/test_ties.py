@@ -95,11 +95,15 @@ def test_equal_task_vectors_are_their_trimmed_self() -> None:
 
 @pytest.mark.parametrize(
     ("density", "elements", "rank"),
-    [(0.2, 10, 8), (0.2, 9, 8), (0.2, 4, 4), (1.0, 7, 0), (0.5, 1, 1), (0.25, 8, 6)],
+    [(0.2, 10, 8), (0.2, 9, 8), (0.2, 4, 4), (0.5, 1, 1), (0.25, 8, 6)],
 )
 def test_the_rank_of_the_threshold(density: float, elements: int, rank: int) -> None:
     (cut,) = Ties(density=density).cuts
     assert cut.rank(elements) == rank
+
+
+def test_no_threshold_is_looked_for_where_all_is_kept() -> None:
+    assert Ties(density=1.0).cuts == ()
 
 
 def test_the_extent_of_the_threshold() -> None:
