@@ -170,7 +170,7 @@ class _Run:
     def _merged(self, spec: TensorSpec, span: Span) -> Tensor:
         out = torch.empty(span.stop - span.start, dtype=self._dtype(spec))
         filled = 0
-        for piece in self._merger.pieces(spec, span):
+        for piece in self._pieces(spec, span):
             out[filled : filled + piece.numel()] = piece
             filled += piece.numel()
         if not all_finite(out):
@@ -178,10 +178,18 @@ class _Run:
             _refuse(out, spec, span.start)
         return out
 
+    def _pieces(self, spec: TensorSpec, span: Span) -> Iterator[Tensor]:
+        try:
+            yield from self._merger.pieces(spec, span)
+        except NonFinite:
+            # Whoever looked at a sum knows the tensor only; this names the element as well.
+            self._merger.blame(spec, span)
+            raise
+
     def _streamed(self, spec: TensorSpec, cut: Sequence[Span]) -> Iterator[Tensor]:
         for span in cut:
             start = span.start
-            for piece in self._merger.pieces(spec, span):
+            for piece in self._pieces(spec, span):
                 out = piece.to("cpu", self._dtype(spec))
                 if not all_finite(out):
                     self._merger.blame(spec, Span(0, spec.elements, span.step))

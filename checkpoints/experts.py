@@ -159,8 +159,9 @@ class ExpertPass:
                         for bits in found.bits[index]:
                             writer.extend(f"mask.{spec.name}", bits)
                         sums[index].append(found.sums[index])
-                    for block in found.vector if vector is not None else ():
-                        vector.extend(spec.name, block)
+                    if vector is not None:
+                        for block in found.vector:
+                            vector.extend(spec.name, block)
         return sums
 
     def _cost(self, span: Span) -> int:

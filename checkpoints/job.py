@@ -145,7 +145,6 @@ def run_job(job: MergeJob, meter: Meter | None = None) -> MergeReport:
     began = time.monotonic()
     keep_freed_buffers()
     meter = meter or Meter()
-    _require_apart(job)
     with ExitStack() as stack:
         inputs = JobInputs(job, stack)
         schema = with_dtype_of(inputs.own.schema, job.dtype)
@@ -192,6 +191,7 @@ class JobInputs:
     def __init__(self, job: MergeJob, stack: ExitStack) -> None:
         if not job.models:
             raise BadOption("nothing to merge: name at least one model")
+        _require_apart(job)
         self._job = job
         self._stack = stack
         self._base_digest: str | None = None

@@ -4,7 +4,7 @@ Passes over a stream of task vectors, in bounded memory. Parts are counted by se
 threads and added in the order of the file, so the facts depend on the inputs alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,16 @@ from weft.merging.layer_scores import rank_contrast
 from weft.merging.layers import layers
 from weft.merging.magnitudes import magnitudes
 from weft.merging.matrices import is_linear
-from weft.merging.method import Combination, Cut, Extent, Method, Need, Scope, TensorSums
+from weft.merging.method import (
+    Combination,
+    Cut,
+    Extent,
+    Layer,
+    Method,
+    Need,
+    Scope,
+    TensorSums,
+)
 from weft.merging.methods.larv import Larv
 from weft.merging.statistics.magnitude_histogram import (
     BINS,
@@ -73,8 +82,8 @@ class Survey:
         stream: the task vectors.
         specs: of the tensors that count: the parameters.
         methods: who asks, one a contribution; None asks nothing.
-        method_of: the same for a contribution and a tensor: cuts of extent tensor may
-            differ from tensor to tensor.
+        method_of: the same for a contribution and a tensor: cuts of extent tensor, and
+            factors by layer, may differ from tensor to tensor.
         scope_of: how much of a tensor the stream's transforms must see at a time.
         workers: who counts.
         piece: elements worked on at a time.
@@ -280,12 +289,23 @@ class Survey:
                 for each, contrast in zip(found, contrasts, strict=True):
                     each[spec.name] = contrast
         depth = layers([spec.name for spec in self.specs])
-        scales = [
-            method.scales(contrasts, depth) if isinstance(method, Larv) else {}
-            for method, contrasts in zip(self.methods, found, strict=True)
-        ]
+        scales = [self._dealt(index, contrasts, depth) for index, contrasts in enumerate(found)]
         names = [spec.name for spec in self.specs]
         return {name: tuple(scale.get(name, 1.0) for scale in scales) for name in names}
+
+    def _dealt(
+        self, index: int, contrasts: Mapping[str, float], depth: Mapping[str, Layer]
+    ) -> dict[str, float]:
+        """The factors of one contribution: a tensor's is that of the method as it is for it."""
+        dealt: dict[Larv, dict[str, float]] = {}
+        found = {}
+        for spec in self.specs:
+            method = self.method_of(index, spec)
+            if isinstance(method, Larv):
+                if method not in dealt:
+                    dealt[method] = method.scales(contrasts, depth)
+                found[spec.name] = dealt[method][spec.name]
+        return found
 
     def _contrasts(self, spec: TensorSpec) -> list[float]:
         (piece,) = self.stream.pieces(spec, Span(0, spec.elements, spec.elements))

@@ -115,10 +115,11 @@ def _opened(base: Path, delta: Path, expert_base: Path | None, prefix: str) -> I
     from weft.checkpoints.expert_reader import ExpertReader, is_expert
     from weft.checkpoints.inputs import format_of, model_digest, open_input
 
+    found = format_of(delta)
     if not is_expert(delta):
         if expert_base is not None:
             raise InvalidInput(f"--base goes with an expert's file, and {delta} is none")
-        if not format_of(delta).needs_base:
+        if not found.needs_base:
             raise InvalidInput(
                 f"{delta}: found a whole model, expected a delta, an adapter or an expert"
             )

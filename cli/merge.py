@@ -296,7 +296,7 @@ def _job(
         base=base,
         models=models,
         output=out,
-        recipe={**_provenance(recipe), "sums": sums, "weft": __version__},
+        recipe={**_provenance(recipe), **_computed(sums, device), "weft": __version__},
         sidecars=Path(recipe.sidecars),
         dtype=dtype_of(dtype, "--dtype") or recipe.dtype,
         prefix=prefix,
@@ -318,6 +318,11 @@ def _provenance(recipe: "Recipe") -> dict[str, "Json"]:
         for model in recipe.models
     ]
     return {**kept, "slices": len(recipe.slices)}
+
+
+def _computed(sums: str, device: str) -> dict[str, "Json"]:
+    """What else decides the bytes; devices of one kind are taken for alike."""
+    return {"sums": sums, "device": device.partition(":")[0]}
 
 
 def _refuse_beside_config(given: Mapping[str, object]) -> None:

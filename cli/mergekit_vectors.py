@@ -55,7 +55,11 @@ def merged_task_vectors(task: Task) -> Recipe:
     rescales = task.parameters.flag("rescale", kind.rescales)
     steps = [_steps(task, kind.step, model, rescales) for model in others]
     if kind.step == "dare" and any(steps):
-        task.note("what dare drops is drawn by weft: not the elements mergekit drops")
+        task.note(
+            "what dare drops is drawn by weft: not the elements mergekit drops; what is left is"
+            " divided by the share kept, as in the paper, where mergekit matches the L1 norm of"
+            " each tensor: the same in expectation"
+        )
     if kind.elects:
         if normalizes:
             _refuse_negative(task, others, weights)
@@ -134,7 +138,7 @@ def _sparse(
 
 def _rescaled(task: Task, step: str, rescales: bool) -> dict[str, object]:
     if step == "dare":
-        return {"rescale": "l1" if rescales else "none"}
+        return {"rescale": "exact" if rescales else "none"}
     if step == "della":
         if not rescales:
             raise BadRecipe(f"parameters.rescale: {task.method} without it is not read")

@@ -1,10 +1,12 @@
 """Norm clip: no task vector longer than so much."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
+from weft.merging.errors import NonFinite
 from weft.merging.facts import missing
 from weft.merging.hyperparameters import option
 from weft.merging.method import Facts, Need, Transform
@@ -33,6 +35,12 @@ class NormClip(Transform):
         """The same direction, no longer than allowed."""
         if facts.norm is None:
             raise missing(facts, name, Need.NORM)
+        if not math.isfinite(facts.norm):
+            # Scaled by nothing it would silently be left out.
+            raise NonFinite(
+                f"{facts.contribution}, tensor {name!r}: its norm over the model is"
+                f" {facts.norm}, expected a finite number"
+            )
         if facts.norm <= self.longest:
             return block.clone()
         return block * (self.longest / facts.norm)

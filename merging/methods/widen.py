@@ -53,7 +53,9 @@ class Widen(Joint):
 
     above_average: float = option(1.0, "t, how many mean ranks a column must exceed", least=0)
     calibration: float = option(1.0, "s, the score of the columns that do")
-    embeddings: str = option(EMBEDDINGS, "regular expression: tables, which are transposed")
+    embeddings: str = option(
+        EMBEDDINGS, "regular expression: tables, which are transposed", pattern=True
+    )
 
     @property
     def proportional(self) -> bool:

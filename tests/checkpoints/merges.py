@@ -110,9 +110,9 @@ def engine_merge(
 
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make tensors of a few dozen elements have several pieces, and several spans."""
-    monkeypatch.setattr(merger, "PIECE_ELEMENTS", 7)
-    monkeypatch.setattr(engine, "CHUNK_BYTES", 64)
-    monkeypatch.setattr(survey, "SPAN_ELEMENTS", 14)
+    monkeypatch.setattr(merger, "PIECE_ELEMENTS", 16)
+    monkeypatch.setattr(engine, "CHUNK_BYTES", 128)
+    monkeypatch.setattr(survey, "SPAN_ELEMENTS", 32)
     monkeypatch.setattr(survey, "SORTED_ELEMENTS", 20)
 
 

@@ -174,7 +174,7 @@ def test_no_dense_matrix_where_there_are_factors(
     adapters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither into an adapter nor into a model."""
-    for name in ("weft.checkpoints.adapter_job", "weft.merging.factored"):
+    for name in ("weft.checkpoints.adapter_merge", "weft.merging.factored"):
         monkeypatch.setattr(f"{name}.from_dense", None)
     monkeypatch.setattr("weft.merging.factors.LowRank.dense", None)
     run_adapter_job(job(adapters, LoraSvd(), "x", "y"), 2)
@@ -305,6 +305,6 @@ def test_what_is_not_finite_is_named(name: str, folder: Path) -> None:
     state = tuned(1, "l.q.weight")
     state[name].view(-1)[2] = torch.inf
     save(folder / "a", state)
-    with pytest.raises(NonFinite, match=f"a, tensor '{name}': inf found at element 2"):
+    with pytest.raises(NonFinite, match=f"a, tensor '{name}': inf found"):
         run_adapter_job(job(folder, Mean(), "a"), 2)
     assert not (folder / "out").exists()

@@ -396,3 +396,50 @@ class TestWriting:
         with pytest.raises(BadPath, match="exists"):
             write_adapter(tmp_path / "a", {"q": (torch.ones(2, 1), torch.ones(1, 2))})
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+
+
+def test_whole_modules_are_written_beside_factors(tmp_path: Path) -> None:
+    whole = MemoryReader({"head.weight": normal(3, 4), "norm.bias": normal(4).bfloat16()})
+    factors = {"l.1.q": (normal(6, 2), normal(2, 4))}
+    write_adapter(tmp_path / "w", factors, whole=whole)
+    origin = {**base(), "norm.bias": torch.zeros(4).bfloat16()}
+    with AdapterReader(tmp_path / "w", MemoryReader(origin)) as reader:
+        assert reader.config.saved == ("head", "norm")
+        assert reader.replaced == {"head.weight", "norm.bias"}
+        assert reader.embeddings == frozenset()
+        assert bits(reader.read("head.weight")) == bits(normal(3, 4))
+        assert bits(reader.read("norm.bias")) == bits(normal(4).bfloat16())
+        assert reader.held.names == tuple(
+            f"base_model.model.{name}"
+            for name in ("head.weight", "l.1.q.lora_A.weight", "l.1.q.lora_B.weight", "norm.bias")
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("l.1.q.bias", "has factors as well"), ("gate", "there is none")]
+)
+def test_tensors_that_cannot_be_saved_whole(name: str, words: str, tmp_path: Path) -> None:
+    factors = {"l.1.q": (normal(6, 2), normal(2, 4))}
+    with pytest.raises(BadTensor, match=words):
+        write_adapter(tmp_path / "w", factors, whole=MemoryReader({name: normal(3)}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_factors_of_matrices_that_lie_the_other_way_round(tmp_path: Path) -> None:
+    """Embeddings and convolutions do not turn."""
+    factors = {
+        "l.1.q": (normal(6, 2), normal(2, 4)),
+        "embed": (normal(9, 2), normal(2, 4)),
+        "conv": (normal(5, 2, 1, 1), normal(2, 3, 2, 2)),
+    }
+    write_adapter(tmp_path / "w", factors, embeddings={"embed"}, transposed=True)
+    with AdapterReader(tmp_path / "w", MemoryReader(base())) as reader:
+        assert reader.config.transposed
+        assert reader.embeddings == {"embed.weight"}
+        for module, (b, a) in factors.items():
+            found = reader.factors(f"{module}.weight")
+            assert found is not None
+            left, right, scale = found
+            assert scale == 1
+            assert torch.equal(left, b.flatten(1))
+            assert torch.equal(right, a.flatten(1))

@@ -254,3 +254,41 @@ def test_reader_never_sees_half_a_file_of_a_writer_that_is_killed(tmp_path: Path
         found = path.read_bytes()
         assert found == found[:4] * 10_000
         assert int.from_bytes(found[:4], "little") in (announced[-1], announced[-1] + 1)
+
+
+def grown(folder: Path, *blocks: torch.Tensor) -> None:
+    """A file whose tensor "a" is written in these blocks."""
+    with SafetensorsWriter(folder / "m", SCHEMA) as writer:
+        writer.write("b", B)
+        for block in blocks:
+            writer.extend("a", block)
+
+
+def test_tensors_that_grow_side_by_side(tmp_path: Path) -> None:
+    schema = Schema((*SCHEMA, TensorSpec("c", "F32", (3,)), TensorSpec("none", "F32", (0,))))
+    with SafetensorsWriter(tmp_path / "m", schema) as writer:
+        writer.extend("a", A.reshape(-1)[:4])
+        writer.extend("c", torch.ones(1))
+        writer.extend("a", A.reshape(-1)[4:])
+        writer.write("b", B)
+        writer.extend("c", torch.full((2,), 2.0))
+        writer.extend("none", torch.empty(0))
+    found = load_file(tmp_path / "m")
+    assert torch.equal(found["a"], A)
+    assert found["c"].tolist() == [1.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [(torch.zeros(3), "elements 4 to 7"), (torch.zeros(1).double(), "float64 given, F32")],
+)
+def test_blocks_that_do_not_fit(block: torch.Tensor, words: str, tmp_path: Path) -> None:
+    with pytest.raises(BadTensor, match=words):
+        grown(tmp_path, torch.zeros(4), block)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tensor_that_did_not_grow_up(tmp_path: Path) -> None:
+    with pytest.raises(BadTensor, match="1 tensors were not written, a among them"):
+        grown(tmp_path, torch.zeros(3), torch.zeros(2))
+    assert list(tmp_path.iterdir()) == []

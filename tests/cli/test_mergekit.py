@@ -183,7 +183,7 @@ def test_dare_ties(read: Read) -> None:
     recipe = read(DARE_TIES)
     assert recipe.method == "ties"
     assert recipe.options == {"density": 1.0, "disjoint": "sum", "scale": 1.0}
-    assert recipe.before == (Step(name="dare", options={"density": 0.53, "rescale": "l1"}),)
+    assert recipe.before == (Step(name="dare", options={"density": 0.53, "rescale": "exact"}),)
     assert [entry.before for entry in recipe.models] == [(), ()]
     assert recipe.sidecars == "mistralai/Mistral-7B-v0.1"
     assert [note.split()[0] for note in recipe.notes] == [

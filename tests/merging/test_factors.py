@@ -5,7 +5,14 @@ import torch
 from torch import Tensor
 
 from weft.merging.errors import BadOption, CannotMerge
-from weft.merging.factors import LowRank, concatenated, from_dense, require_one_shape, truncated
+from weft.merging.factors import (
+    LowRank,
+    concatenated,
+    from_dense,
+    norm,
+    require_one_shape,
+    truncated,
+)
 
 
 def matrix(*rows: list[float]) -> Tensor:
@@ -149,3 +156,14 @@ def test_a_negative_rank_is_refused() -> None:
         truncated(some(1, 3, 1, 3), -1)
     with pytest.raises(BadOption, match="rank is -2"):
         from_dense(torch.eye(2), -2)
+
+
+@pytest.mark.parametrize(("out", "rank", "inner"), [(9, 4, 7), (4, 6, 3), (3, 0, 5), (1, 1, 1)])
+def test_the_norm_is_that_of_the_product(out: int, rank: int, inner: int) -> None:
+    part = some(8, out, rank, inner)
+    assert norm(part) == pytest.approx(float(part.dense().norm()), rel=1e-12)
+
+
+def test_the_norm_of_what_cancels_is_nothing() -> None:
+    part = some(9, 7, 3, 5)
+    assert norm(concatenated([part, part], [1.0, -1.0])) < 1e-14 * norm(part)

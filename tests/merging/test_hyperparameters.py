@@ -4,6 +4,7 @@ import pytest
 
 from weft.merging.errors import BadOption
 from weft.merging.methods.ema import Ema
+from weft.merging.methods.knots import Knots
 from weft.merging.methods.mean import Mean
 from weft.merging.methods.task_arithmetic import TaskArithmetic
 
@@ -32,3 +33,14 @@ def test_whole_numbers_will_do() -> None:
     assert Ema(rate=1).rate == 1
     assert Mean(bound=8192).bound == 8192
     assert TaskArithmetic(scale=-1).scale == -1
+
+
+@pytest.mark.parametrize("tables", ["(", "[a", "*", "a{2,1}", "(?P<x>a)(?P<x>b)"])
+def test_patterns(tables: str) -> None:
+    with pytest.raises(BadOption, match=r"Knots: tables is .*, expected a regular expression \("):
+        Knots(tables=tables)
+
+
+def test_a_pattern_is_a_text() -> None:
+    with pytest.raises(BadOption, match=r"expected a regular expression$"):
+        Knots(tables=3)  # type: ignore[arg-type]

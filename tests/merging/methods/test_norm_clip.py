@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tests.references.norm_clip import norm_clip
-from weft.merging.errors import BadOption, CannotMerge
+from weft.merging.errors import BadOption, CannotMerge, NonFinite
 from weft.merging.method import Facts, Need
 from weft.merging.methods.norm_clip import NormClip
 
@@ -52,6 +52,13 @@ def test_a_norm_is_needed() -> None:
     assert NormClip().needs == {Need.NORM}
     with pytest.raises(CannotMerge, match="n0, tensor 'w': the method needs a norm, none given"):
         changed(1.0, None)
+
+
+@pytest.mark.parametrize("norm", [float("inf"), float("nan")])
+def test_a_norm_beyond_numbers_is_refused(norm: float) -> None:
+    # Clipped to nothing, the contribution would be left out and nobody told.
+    with pytest.raises(NonFinite, match=f"n0, tensor 'w': its norm over the model is {norm}"):
+        changed(1.0, norm)
 
 
 @pytest.mark.parametrize("longest", [0.0, -1.0, float("inf")])

@@ -139,3 +139,5 @@ def test_options() -> None:
     assert not Widen(calibration=0.9).gives_back_one
     with pytest.raises(BadOption, match="above_average is -1"):
         Widen(above_average=-1.0)
+    with pytest.raises(BadOption, match=r"embeddings is '\(', expected a regular expression"):
+        Widen(embeddings="(")
