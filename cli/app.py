@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from weft import __version__
-from weft.cli.exits import MISTAKE
+from weft.cli.exits import INTERRUPTED, MISTAKE
 from weft.errors import InvalidInput
 
 
@@ -146,4 +146,6 @@ def call(arguments: Sequence[str]) -> int:
         raise InvalidInput(f"{message}; see '{asked} --help'") from error
     except typer.Abort:
         raise KeyboardInterrupt from None
+    if result == INTERRUPTED:  # what typer makes of Ctrl-C, without a word
+        raise KeyboardInterrupt
     return result if isinstance(result, int) else 0

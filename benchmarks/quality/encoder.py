@@ -100,7 +100,7 @@ class Encoder(nn.Module):
         super().__init__()
         shape = Shape.read(folder / "config.json")
         self.cut = shape.num_hidden_layers - tuned
-        width = shape.hidden_size
+        self.width = width = shape.hidden_size
         self.embeddings = nn.ModuleDict(
             {
                 "word_embeddings": nn.Embedding(shape.vocab_size, width),

@@ -1,7 +1,8 @@
 """Experts: one encoder, fine-tuned on one task at a time, kept as files.
 
-The head of a task is fitted on what the base makes of its texts and never changes, so
-that whatever is merged, and the base itself, is scored with the same head.
+The head of a task is made of what the base makes of a few texts of each class, and never
+changes, so that whatever is merged, and the base itself, is scored with the same head.
+As with the text heads of CLIP, the base does somewhat, an expert much better.
 """
 
 import json
@@ -24,7 +25,8 @@ from quality.encoder import Encoder, States
 from quality.tasks import Settings, Texts, read_task
 from quality.wordpiece import WordPiece
 
-RIDGE = 2e-5
+SHARPNESS = 16.0
+"""Length of a head's rows; what they are multiplied with are unit vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,11 @@ def _make(places: Places, settings: Settings, name: str) -> str:
     torch.set_num_threads(1)
     began = time.perf_counter()
     tokenizer = WordPiece(places.encoder / "vocab.txt")
-    train = read_task(places.data, name, tokenizer, settings).train
+    task = read_task(places.data, name, tokenizer, settings)
+    train = task.train
     encoder = Encoder(places.encoder, settings.layers)
     states = States(encoder, train.tokens)
-    head = _fitted(states.pooled(encoder), torch.tensor(train.labels))
+    head = _prototypes(encoder, states, train, task.classes, settings.shots)
     before = encoder.tuned()
     loss = _tune(encoder, states, train, head, settings)
     after = encoder.tuned()
@@ -91,22 +94,20 @@ def _make(places: Places, settings: Settings, name: str) -> str:
     return f"fine-tuned on {name}: last loss {loss:.3f}, task vector {norm:.2f}, {seconds:.0f} s"
 
 
-def _fitted(pooled: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Logistic regression."""
-    classes = int(labels.max()) + 1
-    weight = torch.zeros(classes, pooled.shape[1], requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
-    solver = torch.optim.LBFGS([weight, bias], max_iter=300, line_search_fn="strong_wolfe")
-
-    def loss() -> float:
-        solver.zero_grad()
-        found = functional.cross_entropy(functional.linear(pooled, weight, bias), labels)
-        found = found + RIDGE * weight.square().sum()
-        found.backward()  # type: ignore[no-untyped-call]
-        return found.item()
-
-    solver.step(loss)  # type: ignore[no-untyped-call]
-    return {"weight": weight.detach(), "bias": bias.detach()}
+def _prototypes(
+    encoder: Encoder, states: States, train: Texts, classes: int, shots: int
+) -> dict[str, Tensor]:
+    """The mean direction of the first texts of each class, times a temperature."""
+    places: list[list[int]] = [[] for _ in range(classes)]
+    for row, label in enumerate(train.labels):
+        places[label].append(row)
+    weight = torch.zeros(classes, encoder.width)
+    with torch.inference_mode():
+        for label, rows in enumerate(places):
+            if rows:
+                pooled = encoder.upper(*states.batch(rows[:shots]))
+                weight[label] = functional.normalize(pooled.mean(0), dim=0) * SHARPNESS
+    return {"weight": weight, "bias": torch.zeros(classes)}
 
 
 def _tune(

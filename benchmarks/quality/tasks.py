@@ -11,10 +11,11 @@ from quality.wordpiece import WordPiece
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All that decides what the experts are.
+    """What the experts are, and what they are scored on.
 
     Attributes:
         tasks: names of packs.
+        shots: texts of each class that its task's head is made of, at most.
         layers: how many layers are fine-tuned, from the top.
         steps: of AdamW for each expert.
         rate: its largest learning rate; it rises for a tenth of the steps, then falls.
@@ -26,6 +27,7 @@ class Settings:
 
     tasks: tuple[str, ...]
     layers: int
+    shots: int
     steps: int
     rate: float
     batch: int
@@ -36,8 +38,9 @@ class Settings:
 
     @property
     def key(self) -> str:
-        """Names the folder of a cache."""
-        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:12]
+        """Of what an expert depends on: not of the other tasks, nor of the held texts."""
+        decisive = {**asdict(self), "tasks": [], "held": 0}
+        return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
