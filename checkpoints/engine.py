@@ -103,6 +103,7 @@ class _Run:
     ) -> None:
         present = [item for item in contributions if item.weight != 0]
         _require_mergeable(spec, base, present)
+        _require_device(spec)
         self._spec, self._own, self._sink, self._workers = spec, own, sink, workers
         self._tensors = _selected(own.schema, only)
         # Facts of whole models are of all that the contribution at hand holds.
@@ -143,7 +144,7 @@ class _Run:
         with one_thread(), closing(self._workers.ordered(jobs)) as results:
             for spec in self._tensors:
                 if spec.kind != "parameter":
-                    blocks = _converted(self._own.blocks(spec.name), self._dtype(spec))
+                    blocks = _converted(self._own.blocks(spec.name), self._dtype(spec), spec)
                 elif self._overlaps(spec):
                     blocks = islice(results, len(cut[spec.name]))
                 else:
@@ -198,8 +199,15 @@ class _Run:
                 yield out
 
 
-def _converted(blocks: Iterator[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
-    return (block.to(dtype) for block in blocks)
+def _converted(blocks: Iterator[Tensor], dtype: torch.dtype, spec: TensorSpec) -> Iterator[Tensor]:
+    """A tensor that is not merged, in another dtype; statistics must be finite in it."""
+    start = 0
+    for block in blocks:
+        out = block.to(dtype)
+        if out.is_floating_point() and not all_finite(out):
+            _refuse(out, spec, start)
+        start += out.numel()
+        yield out
 
 
 def _selected(schema: Schema, only: Collection[str] | None) -> tuple[TensorSpec, ...]:
@@ -219,6 +227,8 @@ def _require_mergeable(
             f" {len(contributions)} have a weight other than zero"
         )
     needy = next((step for step in spec.steps if Need.BASE in step.needs), None)
+    # Without a base a step would change the weights themselves.
+    needy = needy or next((step for step in spec.steps if step is not spec.method), None)
     if base is None and needy is not None:
         raise CannotMerge(
             f"method {type(needy).__name__} works on task vectors and needs a base; there is"
@@ -226,10 +236,17 @@ def _require_mergeable(
         )
 
 
+def _require_device(spec: MergeSpec) -> None:
+    bound = next((step for step in spec.steps if step.cpu_only), None)
+    if spec.device != "cpu" and bound is not None:
+        raise CannotMerge(f"{type(bound).__name__} computes on the CPU only; leave the device out")
+
+
 def _refuse(merged: Tensor, spec: TensorSpec, start: int) -> NoReturn:
     values = merged.double()
     index = int((~values.isfinite()).nonzero()[0].item())
     raise NonFinite(
         f"tensor {spec.name!r}: the merge gave {values[index].item()} at element {start + index};"
-        f" the result is beyond what {DTYPE_NAMES[merged.dtype]} holds"
+        f" what goes in is not finite, or the result is beyond what {DTYPE_NAMES[merged.dtype]}"
+        " holds"
     )

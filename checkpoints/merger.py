@@ -19,7 +19,7 @@ from weft.checkpoints.found import Found
 from weft.checkpoints.parallel import Workers
 from weft.checkpoints.reader import TensorReader
 from weft.checkpoints.schema import DTYPE_BYTES, TensorSpec
-from weft.checkpoints.survey import Survey, by_name, passes
+from weft.checkpoints.survey import Survey, by_name, looks_at_all, passes
 from weft.checkpoints.task_vectors import (
     PIECE_ELEMENTS,
     CheckpointStream,
@@ -203,8 +203,9 @@ class Merger:
             else:
                 merged = self._transformed(merged, (step,))
         self._merged = merged
-        if self._spec.passes > 1:
-            # All was looked at in the first pass; another look would find the same.
+        looked = [self._spec.method, *self._spec.before]
+        if any(looks_at_all([step.usual if isinstance(step, Varied) else step]) for step in looked):
+            # All has been looked at once; another look would find the same.
             self._files.checked = False
 
     def pieces(self, spec: TensorSpec, span: Span) -> Iterator[Tensor]:
@@ -305,6 +306,10 @@ class Merger:
             facts = [replace(fact, offset=piece.offset) for fact in facts]
         if all(fact.weight == 0 for fact in facts):
             # No coefficient, or no weight at this tensor: nothing is added to the base.
+            if piece.base is None:
+                raise CannotMerge(
+                    f"tensor {spec.name!r}: all weights are zero, and there is no base to keep"
+                )
             return torch.zeros(
                 piece.elements, dtype=self._spec.precision.dtype, device=self._spec.device
             )

@@ -244,10 +244,16 @@ class Survey:
         """Ranks within each tensor: one job a tensor."""
         if not self._ranks(Extent.TENSOR):
             return {}
-        jobs = (Job(partial(self._rank_tensor, spec)) for spec in self.specs)
+        jobs = (Job(partial(self._rank_tensor, spec), self._rank_cost(spec)) for spec in self.specs)
         names = (spec.name for spec in self.specs)
         with closing(self.workers.ordered(jobs)) as results:
             return dict(zip(names, results, strict=True))
+
+    def _rank_cost(self, spec: TensorSpec) -> int:
+        """Two sets of histograms, or the magnitudes themselves, and a span under way."""
+        n = len(self.stream.names)
+        held = 4 * n * spec.elements if spec.elements <= SORTED_ELEMENTS else 16 * n * BINS
+        return held + max((self._cost(span) for span in self._spans(spec)), default=0)
 
     def _rank_tensor(self, spec: TensorSpec) -> tuple[Cuts, ...]:
         count = len(self.stream.names)
@@ -324,6 +330,11 @@ def passes(methods: Sequence[Method | None]) -> int:
     """How often a stream is read to find what these methods ask of it."""
     ranks = 2 * _asks_ranks(methods, Extent.TENSOR) + _asks_ranks(methods, Extent.MODEL)
     return ranks + _counts(methods) + (Need.SCALE in _needs(methods))
+
+
+def looks_at_all(methods: Sequence[Method | None]) -> bool:
+    """Whether finding that reads every element of every tensor."""
+    return _counts(methods) or _asks_ranks(methods, Extent.TENSOR)
 
 
 def _needs(methods: Sequence[Method | None]) -> frozenset[Need]:

@@ -25,7 +25,7 @@ from weft.merging.errors import NonFinite
 from weft.merging.method import Facts, Scope, Transform
 
 PIECE_ELEMENTS: Final = 2**18
-"""Blocks are worked on in pieces that stay in a core's cache: 512 KiB in float64."""
+"""Blocks are worked on in pieces that a cache holds: 1 MiB in float32."""
 
 WATCHED_BYTES: Final = 2**24
 

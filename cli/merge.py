@@ -357,7 +357,17 @@ def _bytes(text: str, option: str) -> int:
 def _memory(text: str | None) -> int:
     if text is not None:
         return _bytes(text, "--memory")
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    return _memory_here() // 4
+
+
+def _memory_here() -> int:
+    """Of the machine, or what a container may take of it."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return found
+    return min(found, int(limit)) if limit.isdecimal() else found
 
 
 @contextmanager

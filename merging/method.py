@@ -73,6 +73,9 @@ class Method:
 
     needs: ClassVar[frozenset[Need]] = frozenset()
 
+    cpu_only: ClassVar[bool] = False
+    """Whether it computes with what only a CPU's memory holds."""
+
     passes_on: ClassVar[bool] = False
     """Whether a NaN or an infinity in a block always shows at its place in the result."""
 

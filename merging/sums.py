@@ -143,6 +143,7 @@ class Sum(_Integers):
         if addend.device.type != "cpu" or addend.numel() == 0:
             self.combine(cell, self.element(addend, where), where)
             return
+        require_same_shape(cell, Cell(addend.expand(self.limbs, *addend.shape)), where)
         rest, reach = addend, 0
         for limb in range(self.limbs):
             exponent = self._exponent(limb) + 52

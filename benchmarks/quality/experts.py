@@ -5,12 +5,11 @@ changes, so that whatever is merged, and the base itself, is scored with the sam
 As with the text heads of CLIP, the base does somewhat, an expert much better.
 """
 
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
@@ -54,7 +53,6 @@ class Places:
 def prepare(places: Places, settings: Settings, workers: int, note: Callable[[str], None]) -> None:
     """Fine-tune what the cache does not have, a process a task; `note` is told of each."""
     places.cache.mkdir(parents=True, exist_ok=True)
-    (places.cache / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
     if not places.base.exists():
         _save(places.base, Encoder(places.encoder, settings.layers).tuned())
     missing = [task for task in settings.tasks if not places.expert(task).exists()]

@@ -3,7 +3,7 @@
 import gzip
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from quality.wordpiece import WordPiece
@@ -39,7 +39,7 @@ class Settings:
     @property
     def key(self) -> str:
         """Of what an expert depends on: not of the other tasks, nor of the held texts."""
-        decisive = {**asdict(self), "tasks": [], "held": 0}
+        decisive = asdict(replace(self, tasks=(), held=0))
         return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
 
 

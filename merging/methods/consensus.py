@@ -35,6 +35,7 @@ class Consensus(Fold):
         are ours.
     """
 
+    cpu_only: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({Need.BASE})
     phases: ClassVar[int] = 2
 

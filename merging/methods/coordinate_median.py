@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -20,6 +21,8 @@ class CoordinateMedian(Joint):
     Source: Yin et al. 2018, Byzantine-Robust Distributed Learning: Towards Optimal
         Statistical Rates, arXiv:1803.01498, definition 1.
     """
+
+    cpu_only: ClassVar[bool] = True
 
     @property
     def proportional(self) -> bool:

@@ -40,6 +40,7 @@ class Dare(Transform):
         default.
     """
 
+    cpu_only: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({Need.KEY})
 
     density: float = option(0.5, "share of the elements that is kept", above=0, most=1)

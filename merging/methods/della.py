@@ -36,6 +36,7 @@ class Della(Transform):
         mergekit then matches the L1 norm; like the authors, we divide by q.
     """
 
+    cpu_only: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({Need.KEY})
 
     density: float = option(0.5, "mean share of the elements that is kept", above=0, below=1)

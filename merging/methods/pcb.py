@@ -44,6 +44,7 @@ class Pcb(Joint):
         divides zero by zero there.
     """
 
+    cpu_only: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({Need.BASE})
 
     ratio: float = option(0.1, "r, share of elements that compete", above=0, most=1)

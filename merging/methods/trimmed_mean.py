@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -29,6 +30,7 @@ class TrimmedMean(Joint):
         Statistical Rates, arXiv:1803.01498, definition 2, where beta m is a whole number.
     """
 
+    cpu_only: ClassVar[bool] = True
     share: float = option(0.2, "left out on each side, of all", least=0, below=0.5)
     count: int = option(0, "left out on each side; 0: by the share", least=0)
 
