@@ -22,7 +22,7 @@ START_UP = 80 * MIB
 """What a merge of nothing takes as well: pages of libraries that are touched for the first
 time, and freed buffers that are kept."""
 
-MATRIX = (1024, 1536)
+MATRIX = (1024, 1024)
 
 
 def is_element_wise(name: str) -> bool:
@@ -118,7 +118,7 @@ def test_sixteen_models_take_what_two_take(method: str, merges: Merges, many: li
     _, two = merges.peak(method, models[:2], base)
     before, sixteen = merges.peak(method, models, base)
     assert sixteen <= 1.1 * two
-    # Nor do two take what would hold sixteen: 96 MiB as they lie on the disk.
+    # Nor do two take what would hold sixteen: 256 MiB as float64.
     assert sixteen - before < 90 * MIB
 
 
