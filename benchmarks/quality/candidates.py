@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from weft.cli.recipe import Step
+from weft.merging.method import Method
 from weft.merging.registry import TABLE, create
 from weft.merging.table import Kind
 
@@ -56,14 +57,14 @@ class Candidate:
         return " ".join(f"{name}={value}" for name, value in self.options.items()) or "defaults"
 
     @property
-    def host(self) -> tuple[str, str]:
-        """What it would be without its steps: method and setting."""
-        return self.method, self.setting
+    def host(self) -> Method:
+        """What it would be without its steps."""
+        return create(self.method, **self.options)
 
     @property
     def chained(self) -> bool:
         """Whether the method takes two models, so that it is applied again and again."""
-        return create(self.method, **self.options).most == 2
+        return self.host.most == 2
 
 
 def _scales(*values: float) -> list[Options]:
@@ -71,27 +72,27 @@ def _scales(*values: float) -> list[Options]:
 
 
 GRIDS: Mapping[str, Sequence[Options]] = {
-    "ace": _scales(0.5),
-    "consensus": _scales(0.2, 0.8),
-    "dc_merge": _scales(0.5),
+    "ace": _scales(1.5),
+    "consensus": _scales(0.8, 1.2),
+    "dc_merge": _scales(1.5),
     "ema": [{"rate": 0.3}],
-    "emr": _scales(0.2, 0.5),
-    "iso_c": _scales(0.5, 1.5),
-    "iso_cts": _scales(0.5, 1.5),
-    "knots": _scales(0.3, 1.0),
-    "magmax": _scales(0.3, 1.0),
-    "pcb": _scales(0.4, 0.8),
-    "r_tsvm": _scales(0.5),
-    "sce": [{"select": 0.1}],
-    "task_arithmetic": _scales(0.1, 0.2, 0.5),
-    "ties": _scales(0.3, 0.6),
-    "tsv_m": _scales(0.5),
+    "emr": _scales(0.5),
+    "iso_c": _scales(0.5, 1.5, 2.5),
+    "iso_cts": _scales(0.5, 1.5, 2.5),
+    "knots": _scales(1.0),
+    "magmax": _scales(1.0, 1.5),
+    "pcb": _scales(0.4, 1.6),
+    "r_tsvm": _scales(0.5, 1.5),
+    "sce": [{"select": 0.5}],
+    "task_arithmetic": _scales(0.1, 0.2, 0.4, 0.5, 0.7),
+    "ties": _scales(0.3, 1.5),
+    "tsv_m": _scales(0.5, 1.5),
     "wudi": [
         {"time": 300.0, "scale": 0.3},
         {"time": 300.0, "scale": 0.5},
-        {"time": 30.0, "scale": 0.3},
         {"time": 30.0, "scale": 0.5},
         {"time": 30.0, "scale": 1.0},
+        {"time": 30.0, "scale": 1.5},
     ],
 }
 """Tried beside the defaults; the best on the validation half is named."""
@@ -100,32 +101,35 @@ PREFERRED: Mapping[str, Options] = {"metric_weighted": {"form": "inverse"}}
 """In place of the defaults: the metrics at hand are losses."""
 
 BEFORE: Sequence[tuple[str, str, Sequence[Options]]] = (
-    ("dare:density=0.5", "task_arithmetic", _scales(0.1, 0.2, 0.3)),
-    ("dare:density=0.1", "task_arithmetic", _scales(0.1, 0.2, 0.3)),
-    ("dare:density=0.5", "ties", _scales(0.3, 0.6, 1.0)),
-    ("della", "task_arithmetic", _scales(0.1, 0.2, 0.3)),
+    ("dare:density=0.5", "task_arithmetic", _scales(0.3, 0.5)),
+    ("dare:density=0.1", "task_arithmetic", _scales(0.3, 0.5)),
+    ("dare:density=0.5", "ties", _scales(1.0, 0.3)),
+    ("della", "task_arithmetic", _scales(0.3, 0.5)),
     ("della", "ties", [{"density": 1.0}]),
-    ("breadcrumbs", "task_arithmetic", _scales(0.2, 0.3, 0.5)),
-    ("trim", "task_arithmetic", _scales(0.2, 0.3, 0.5)),
+    ("breadcrumbs", "task_arithmetic", _scales(0.3, 0.7)),
+    ("trim", "task_arithmetic", _scales(0.3, 0.7)),
     ("trim", "mean", [{}]),
-    ("norm_clip", "task_arithmetic", _scales(0.2, 0.3, 0.5)),
-    ("larv", "task_arithmetic", _scales(0.1, 0.2, 0.3)),
-    ("lines", "task_arithmetic", _scales(0.1, 0.2, 0.3)),
+    ("norm_clip:longest=3.0", "task_arithmetic", _scales(0.3, 0.5)),
+    ("larv", "task_arithmetic", _scales(0.3, 0.5)),
+    ("lines", "task_arithmetic", _scales(0.3, 0.5, 0.7)),
 )
 """A step before the merge, the method, and its options."""
 
 AFTER: Sequence[tuple[str, str, Sequence[Options]]] = (
-    ("svc", "task_arithmetic", _scales(0.2, 0.3, 1.0)),
+    ("svc", "task_arithmetic", _scales(0.3, 1.0)),
     ("svc", "mean", [{}]),
-    ("svc:alpha=1.0", "wudi", [{"time": 30.0, "scale": 0.5}]),
-    ("lines", "iso_c", _scales(0.5, 1.0)),
-    ("larv", "iso_c", _scales(0.5)),
+    ("svc:alpha=1.0", "wudi", [{"time": 30.0, "scale": 1.0}]),
+    ("lines", "iso_c", _scales(1.5, 2.5)),
+    ("larv", "iso_c", _scales(1.5)),
 )
 """The same, after it."""
 
+FOR_ADAPTERS = frozenset({"lora_lego"})
+"""Not on whole experts: clusters of all their directions take minutes and say nothing."""
+
 ON_ADAPTERS: Sequence[tuple[str, Sequence[Options]]] = (
     ("mean", [{}]),
-    ("task_arithmetic", _scales(0.2, 0.3)),
+    ("task_arithmetic", _scales(0.3, 0.5)),
     ("ties", _scales(1.0)),
     ("knots", [{}, {"scale": 1.0}]),
     ("lora_svd", [{}]),
@@ -135,12 +139,14 @@ ON_ADAPTERS: Sequence[tuple[str, Sequence[Options]]] = (
 
 def candidates(grids: bool) -> list[Candidate]:
     """All of them; without grids only defaults, and one setting of each composition."""
-    return [*_methods(grids), *_steps(grids), *_adapters(grids), *_unlearning()]
+    order = (*GROUPS.values(), STEPS, ADAPTERS, UNLEARNING)
+    found = [*_methods(grids), *_steps(grids), *_adapters(grids), *_unlearning()]
+    return sorted(found, key=lambda item: order.index(item.group))
 
 
 def _methods(grids: bool) -> Iterator[Candidate]:
     for entry in TABLE:
-        if entry.kind in COMPOSED:
+        if entry.kind in COMPOSED or entry.name in FOR_ADAPTERS:
             continue
         settings = [PREFERRED.get(entry.name, {})]
         for options in [*settings, *(GRIDS.get(entry.name, ()) if grids else ())]:

@@ -8,10 +8,10 @@ from itertools import groupby
 from pathlib import Path
 
 from quality.bench import Result, Score
-from quality.candidates import STEPS, UNLEARNING, Candidate
+from quality.candidates import GROUPS, STEPS, UNLEARNING, Candidate
 from quality.tasks import Settings
 
-WIDTH = 36
+WIDTH = 42
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,16 +174,14 @@ def _hosts(results: Sequence[Result]) -> Iterator[str]:
     plain = {
         result.candidate.host: mean(result.score.test)
         for result in results
-        if result.score
-        and result.candidate.group not in {STEPS, UNLEARNING}
-        and not result.candidate.adapters
+        if result.score and result.candidate.group in GROUPS.values()
     }
     yield "\nwith steps, less the same merge without them (points of the mean)"
     for result in results:
         item = result.candidate
         if item.group == STEPS and result.score and item.host in plain:
             change = 100 * (mean(result.score.test) - plain[item.host])
-            yield f"  {item.family:{WIDTH}}{item.setting:24}{change:+8.1f}"
+            yield f"  {item.family:{WIDTH - 2}}{item.setting:26}{change:+8.1f}"
 
 
 def _notes(outcome: Outcome) -> Iterator[str]:
