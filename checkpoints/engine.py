@@ -22,7 +22,8 @@ from weft.checkpoints.digest import CHUNK_BYTES
 from weft.checkpoints.dtypes import DTYPE_NAMES, TORCH_DTYPES
 from weft.checkpoints.errors import TooLarge
 from weft.checkpoints.measure import DeltaStatistics, measure
-from weft.checkpoints.merger import Merger, MergeSpec, Tailored
+from weft.checkpoints.merge_spec import MergeSpec, Tailored
+from weft.checkpoints.merger import Merger
 from weft.checkpoints.parallel import Job, Workers, one_thread
 from weft.checkpoints.reader import TensorReader
 from weft.checkpoints.schema import DTYPE_BYTES, Schema, TensorSpec

@@ -24,7 +24,7 @@ from weft.checkpoints.expert_files import (
 from weft.checkpoints.experts import require_place, write_experts
 from weft.checkpoints.inputs import model_digest
 from weft.checkpoints.job import JobInputs, MergeJob, MergeReport, run_job
-from weft.checkpoints.merger import MergeSpec
+from weft.checkpoints.merge_spec import MergeSpec
 from weft.checkpoints.parallel import Job, Workers
 from weft.checkpoints.reader import TensorReader, open_checkpoint
 from weft.checkpoints.task_vectors import Meter

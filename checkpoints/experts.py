@@ -52,7 +52,7 @@ from weft.merging.masks import EmrSums, emr_mask, emr_sums, rescaler, tall_mask
 from weft.merging.method import Facts, Method, Scope
 from weft.merging.methods.consensus import Consensus
 from weft.merging.methods.emr import Emr
-from weft.merging.methods.weighted_sum import WeightedSum
+from weft.merging.methods.task_arithmetic import TaskArithmetic
 
 __all__ = ["require_place", "write_experts"]
 
@@ -98,7 +98,7 @@ class ExpertPass:
         readers: dict[str, TensorReader] = {item.name: item.reader for item in plan.contributions}
         self._stream = CheckpointStream(base, readers, plan.precision.dtype, meter)
         self._parameters = plan.merged.parameters
-        self._unified: Method = WeightedSum(bound=self._method.bound)
+        self._unified: Method = TaskArithmetic(scale=1.0, bound=self._method.bound)
         if isinstance(self._method, Emr):
             self._unified = Emr(bound=self._method.bound)
 

@@ -20,7 +20,7 @@ from weft.checkpoints.contribution import Contribution
 from weft.checkpoints.deltas import DeltaReader
 from weft.checkpoints.dtypes import TORCH_DTYPES
 from weft.checkpoints.low_rank import Factors, product
-from weft.checkpoints.merger import MergeSpec
+from weft.checkpoints.merge_spec import MergeSpec
 from weft.checkpoints.schema import DTYPE_BYTES, Schema, TensorSpec
 from weft.merging.blocks import in_proportion
 from weft.merging.errors import CannotMerge

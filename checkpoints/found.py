@@ -1,7 +1,7 @@
 """The answer of a survey: facts of many contributions, ready to be handed to a method."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from torch import Tensor
@@ -47,14 +47,12 @@ class Found:
             name: of the tensor.
         """
         sums = self.sums.get(name)
-        return Facts(
-            contribution=facts.contribution,
-            weight=facts.weight,
+        return replace(
+            facts,
             norm=self.norms[index] if self.norms else None,
             sums=sums[index] if sums else None,
             cuts=self._cuts(index, method.cuts, name),
             key=self.keys[index] if self.keys else b"",
-            offset=facts.offset,
             layer=self.layers.get(name),
             scale=self.scales[name][index] if self.scales else None,
         )

@@ -22,7 +22,7 @@ from weft.checkpoints.header import Json
 from weft.checkpoints.inputs import Format, format_of, model_digest, open_input
 from weft.checkpoints.output import OutputFolder
 from weft.checkpoints.reader import SUFFIX
-from weft.checkpoints.schema import FLOATING, SHOWN_DIFFERENCES, Schema
+from weft.checkpoints.schema import FLOATING, SHOWN_DIFFERENCES, Schema, differences_of
 from weft.checkpoints.sidecars import Sidecar, find_sidecars, with_dtype
 from weft.checkpoints.stacked import Part, StackedReader
 from weft.checkpoints.stacked_config import with_layers
@@ -326,11 +326,13 @@ def require_same_model(
     Raises:
         SchemaMismatch: lists the first ten tensors that differ.
     """
-    differences = [
-        word
-        for name in sorted({*found.names, *expected.names})
-        if (word := _difference(found, expected, name, mixed_dtypes))
-    ]
+    differences = list(differences_of(found, expected, dtypes=False))
+    if not mixed_dtypes:
+        apart = set(differences)
+        waivable = " (--mixed-dtypes merges them all the same)"
+        differences = [
+            word if word in apart else word + waivable for word in differences_of(found, expected)
+        ]
     if not differences:
         return
     shown = "\n  ".join(differences[:SHOWN_DIFFERENCES])
@@ -339,22 +341,6 @@ def require_same_model(
     raise SchemaMismatch(
         f"{where}: {len(differences)} of its tensors are not those of {against}:\n  {shown}{tail}"
     )
-
-
-def _difference(found: Schema, expected: Schema, name: str, mixed_dtypes: bool) -> str:
-    if name not in found:
-        return f"{name} is missing ({expected[name].describe()} expected)"
-    if name not in expected:
-        return f"{name} ({found[name].describe()}) is not part of it"
-    mine, theirs = found[name], expected[name]
-    if mine.shape != theirs.shape or mine.kind != theirs.kind:
-        return f"{name} is {mine.describe()}, {theirs.describe()} expected"
-    if mine.dtype != theirs.dtype and not mixed_dtypes:
-        return (
-            f"{name} is {mine.describe()}, {theirs.describe()} expected"
-            " (--mixed-dtypes merges them all the same)"
-        )
-    return ""
 
 
 def bytes_to_read(job: MergeJob) -> int:

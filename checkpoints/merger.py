@@ -7,8 +7,8 @@ stream up to there (`survey.py`), before a single byte is written.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -16,12 +16,13 @@ from torch import Tensor
 
 from weft.checkpoints.contribution import Contribution
 from weft.checkpoints.found import Found
+from weft.checkpoints.merge_spec import MergeSpec, Stage, Varied, step_at, usual
+from weft.checkpoints.merged_streams import CalibratedStream, MergedStream
 from weft.checkpoints.parallel import Workers
 from weft.checkpoints.reader import TensorReader
 from weft.checkpoints.schema import DTYPE_BYTES, TensorSpec
-from weft.checkpoints.survey import Survey, by_name, looks_at_all, passes
+from weft.checkpoints.survey import Survey, by_name, looks_at_all
 from weft.checkpoints.task_vectors import (
-    PIECE_ELEMENTS,
     CheckpointStream,
     Meter,
     Piece,
@@ -31,7 +32,6 @@ from weft.checkpoints.task_vectors import (
     TransformedStream,
     on,
     shape_of,
-    widest,
 )
 from weft.merging.blocks import Block, combined, in_proportion, merge_block
 from weft.merging.errors import CannotMerge
@@ -44,106 +44,9 @@ from weft.merging.method import (
     Joint,
     Method,
     Need,
-    Scope,
     Transform,
 )
-from weft.merging.methods.weighted_sum import WeightedSum
-from weft.merging.precision import Precision
-
-After = Transform | Calibration
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tailored:
-    """A method and the weights as they are for one tensor."""
-
-    method: Method
-    weights: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Varied:
-    """A transform whose hyperparameters vary from tensor to tensor.
-
-    Attributes:
-        usual: says what it needs; of the same class as all that `at` gives.
-        at: the transform for a tensor, by its name.
-    """
-
-    usual: Transform
-    at: Callable[[str], Transform]
-
-
-Stage = Transform | Varied | None
-"""What one contribution goes through at one point before the merge; None: nothing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MergeSpec:
-    """What is done with the parameters.
-
-    Attributes:
-        method: merges; any kind but a transform or a calibration.
-        before: change each contribution's task vector, in this order.
-        own: further ones for single contributions, by name; ahead of `before`.
-        after: change the merged task vector, in this order.
-        precision: of the sums.
-        device: where it is computed: "cpu", "cuda" or "cuda:N". Bytes do not depend on the
-            number of threads, but may on the device.
-        tailor: method and weights by tensor, where they are not the same for all: the
-            same method with other hyperparameters, weights in the contributions' order.
-    """
-
-    method: Method
-    before: tuple[Transform | Varied, ...] = ()
-    own: Mapping[str, tuple[Transform | Varied, ...]] = field(default_factory=dict)
-    after: tuple[After, ...] = ()
-    precision: Precision = Precision.EXACT
-    device: str = "cpu"
-    tailor: Callable[[str], Tailored] | None = None
-
-    @property
-    def steps(self) -> tuple[Method, ...]:
-        """All of them."""
-        own = [step for steps in self.own.values() for step in steps]
-        transforms = [
-            step.usual if isinstance(step, Varied) else step for step in (*own, *self.before)
-        ]
-        return (*transforms, self.method, *self.after)
-
-    @property
-    def passes(self) -> int:
-        """How often the contributions are read, all told."""
-        surveys = sum(passes([step]) for step in self.steps)
-        return surveys + 1 + sum(isinstance(step, Calibration) for step in self.after)
-
-    @property
-    def passes_on(self) -> bool:
-        """Whether a NaN or an infinity in an input always shows in the result."""
-        return self.method.passes_on and len(self.steps) == 1
-
-    @property
-    def piece_elements(self) -> int:
-        """Elements worked on at a time: what a cache holds, or what keeps a GPU busy."""
-        return PIECE_ELEMENTS if self.device == "cpu" else 64 * PIECE_ELEMENTS
-
-    def stages(self, names: Sequence[str]) -> list[tuple[Stage, ...]]:
-        """What the contributions go through: one step each, stage by stage."""
-        own = [self.own.get(name, ()) for name in names]
-        depth = max((len(steps) for steps in own), default=0)
-        padded = [(*steps, *[None] * (depth - len(steps))) for steps in own]
-        mine: list[tuple[Stage, ...]] = list(zip(*padded, strict=True))
-        return mine + [(step,) * len(names) for step in self.before]
-
-    def scope(self, spec: TensorSpec) -> Scope:
-        """How much of a tensor the steps must see at a time."""
-        return widest([step.scope(spec.name, spec.shape) for step in self.steps])
-
-    def at(self, name: str, weights: Sequence[float]) -> Tailored:
-        """Method and weights for a tensor."""
-        if self.tailor is None:
-            return Tailored(method=self.method, weights=tuple(weights))
-        return self.tailor(name)
+from weft.merging.methods.task_arithmetic import TaskArithmetic
 
 
 class Merger:
@@ -196,15 +99,15 @@ class Merger:
         self._source = stream
         methods = (self._spec.method,) * len(stream.names)
         self._found = self._survey(stream, methods).answer()
-        merged: Stream = _MergedStream(stream, self._merge_piece)
+        merged: Stream = MergedStream(stream, self._merge_piece)
         for step in self._spec.after:
             if isinstance(step, Calibration):
-                merged = _CalibratedStream(merged, stream, step, self._facts_of)
+                merged = CalibratedStream(merged, stream, step, self._facts_of)
             else:
                 merged = self._transformed(merged, (step,))
         self._merged = merged
         looked = [self._spec.method, *self._spec.before]
-        if any(looks_at_all([step.usual if isinstance(step, Varied) else step]) for step in looked):
+        if any(looks_at_all([usual(step)]) for step in looked):
             # All has been looked at once; another look would find the same.
             self._files.checked = False
 
@@ -254,12 +157,12 @@ class Merger:
         def as_it_is_for(index: int, spec: TensorSpec) -> Method | None:
             if steps[index] is self._spec.method:
                 return self._spec.at(spec.name, self._weights).method
-            return _step_at(steps[index], spec.name)
+            return step_at(steps[index], spec.name)
 
         return Survey(
             stream=stream,
             specs=self._tensors,
-            methods=[_usual(step) for step in steps],
+            methods=[usual(step) for step in steps],
             method_of=as_it_is_for,
             scope_of=self._spec.scope,
             workers=self._workers,
@@ -292,7 +195,7 @@ class Merger:
         found = self._survey(stream, stage).answer()
 
         def step_of(index: int, spec: TensorSpec, offset: int) -> tuple[Transform, Facts] | None:
-            transform = _step_at(stage[index], spec.name)
+            transform = step_at(stage[index], spec.name)
             if not isinstance(transform, Transform):
                 return None
             facts = Facts(contribution=stream.names[index], offset=offset)
@@ -353,79 +256,8 @@ class Merger:
             gram, where = self._found.grams[spec.name], f"tensor {spec.name!r}"
         if gram is None:
             raise CannotMerge(f"{type(tailored.method).__name__}: no inner products were taken")
-        return WeightedSum(), combined(tailored.method, gram, facts, where)
+        return TaskArithmetic(scale=1.0), combined(tailored.method, gram, facts, where)
 
 
 def _digest(*parts: bytes) -> bytes:
     return hashlib.blake2b(b"".join(parts), digest_size=32, person=b"weft.merge").digest()
-
-
-def _usual(step: Method | Varied | None) -> Method | None:
-    return step.usual if isinstance(step, Varied) else step
-
-
-def _step_at(step: Method | Varied | None, name: str) -> Method | None:
-    return step.at(name) if isinstance(step, Varied) else step
-
-
-class _MergedStream(Stream):
-    """The merged task vector as a stream of its own."""
-
-    def __init__(self, inner: Stream, merge: Callable[[TensorSpec, Piece], Tensor]) -> None:
-        self._inner = inner
-        self._merge = merge
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return ("the merged model",)
-
-    @property
-    def seekable(self) -> bool:
-        return self._inner.seekable
-
-    def pieces(self, spec: TensorSpec, span: Span) -> Iterator[Piece]:
-        for piece in self._inner.pieces(spec, span):
-            yield replace(piece, makers=(partial(self._merge, spec, piece),))
-
-
-class _CalibratedStream(Stream):
-    """A merged task vector changed in view of the contributions."""
-
-    def __init__(
-        self,
-        merged: Stream,
-        contributions: Stream,
-        calibration: Calibration,
-        facts_of: Callable[[str], list[Facts]],
-    ) -> None:
-        self._merged = merged
-        self._contributions = contributions
-        self._calibration = calibration
-        self._facts_of = facts_of
-        self._order = by_name(contributions.names)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self._merged.names
-
-    @property
-    def seekable(self) -> bool:
-        return self._merged.seekable
-
-    def pieces(self, spec: TensorSpec, span: Span) -> Iterator[Piece]:
-        pairs = zip(
-            self._merged.pieces(spec, span), self._contributions.pieces(spec, span), strict=True
-        )
-        for merged, contributions in pairs:
-            yield replace(merged, makers=(partial(self._changed, spec, merged, contributions),))
-
-    def _changed(self, spec: TensorSpec, merged: Piece, contributions: Piece) -> Tensor:
-        scope = self._calibration.scope(spec.name, spec.shape)
-        shape = shape_of(spec, scope, merged.elements)
-        blocks = [contributions.makers[index]().reshape(shape) for index in self._order]
-        known = self._facts_of(spec.name)
-        facts = [known[index] for index in self._order]
-        delta = merged.makers[0]().reshape(shape)
-        with on(delta.device):
-            changed = self._calibration.calibrate(spec.name, delta, blocks, facts)
-        return changed.reshape(-1)

@@ -204,10 +204,11 @@ class Survey:
         return ((products + products.T) / 2)[places][:, places]
 
     def _count_piece(self, piece: Piece, part: _Part) -> None:
+        sums = Need.SUMS in self._needs
         for index, maker in enumerate(piece.makers):
             delta = maker()
             part.squares[index] += torch.dot(delta, delta).item()
-            if Need.SUMS in self._needs:
+            if sums:
                 part.absolutes[index] += delta.abs().sum(dtype=torch.float64).item()
             if part.histograms:
                 part.histograms[index].add(magnitudes(delta))
@@ -235,9 +236,7 @@ class Survey:
         self, spec: TensorSpec, span: Span, questions: Sequence[FineHistogram]
     ) -> list[FineHistogram]:
         counted = [question.empty_copy() for question in questions]
-        for piece in self.stream.pieces(spec, span):
-            for maker, histogram in zip(piece.makers, counted, strict=True):
-                histogram.add(magnitudes(maker()))
+        self._fill(spec, [span], counted)
         return counted
 
     def _tensor_cuts(self) -> dict[str, tuple[Cuts, ...]]:
@@ -263,15 +262,18 @@ class Survey:
             pairs = zip(self._magnitudes(spec), ranks, strict=True)
             return tuple(tuple(order_statistics(found, asked)) for found, asked in pairs)
         coarse = [MagnitudeHistogram() for _ in self.stream.names]
-        self._fill(spec, coarse)
+        self._fill(spec, self._spans(spec), coarse)
         fine = [each.refine(asked) for each, asked in zip(coarse, ranks, strict=True)]
-        self._fill(spec, fine)
+        self._fill(spec, self._spans(spec), fine)
         return tuple(tuple(histogram.values()) for histogram in fine)
 
     def _fill(
-        self, spec: TensorSpec, histograms: Sequence[MagnitudeHistogram | FineHistogram]
+        self,
+        spec: TensorSpec,
+        cut: Sequence[Span],
+        histograms: Sequence[MagnitudeHistogram | FineHistogram],
     ) -> None:
-        for span in self._spans(spec):
+        for span in cut:
             for piece in self.stream.pieces(spec, span):
                 for maker, histogram in zip(piece.makers, histograms, strict=True):
                     histogram.add(magnitudes(maker()))

@@ -1,6 +1,5 @@
 """`weft merge`: any method, any inputs, one finished model folder."""
 
-import math
 import os
 import signal
 import threading
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from weft.checkpoints.job import MergeJob, MergeReport
     from weft.checkpoints.task_vectors import Meter
     from weft.cli.output import Json
-    from weft.cli.recipe import Recipe, Step
+    from weft.cli.recipe import Recipe
 
 app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -132,6 +131,8 @@ def merge(
     """
     from dataclasses import replace
 
+    from weft.cli.merge_options import recipe_of
+
     if config is not None:
         _refuse_beside_config(
             {"MODEL": models, "--method": method, "--base": base, "--set": settings}
@@ -139,7 +140,7 @@ def merge(
         )
         recipe = _read(config)
     else:
-        recipe = _recipe(models or [], method, base, settings or [], weights, before, after)
+        recipe = recipe_of(models or [], method, base, settings or [], weights, before, after)
     job = replace(
         _job(recipe, out, dtype, sums, _device(device), prefix),
         threads=threads or os.cpu_count() or 1,
@@ -157,18 +158,22 @@ def _run(
     job: "MergeJob", experts: Path | None, adapter_out: int | None, meter: "Meter"
 ) -> "MergeReport":
     """A model; a model with experts beside it; or an adapter."""
-    from weft.checkpoints.adapter_job import run_adapter_job
-    from weft.checkpoints.expert_job import run_expert_job
     from weft.checkpoints.job import run_job
     from weft.errors import InvalidInput
 
     if adapter_out is not None:
+        from weft.checkpoints.adapter_job import run_adapter_job
+
         beside = [(experts is not None, "--experts"), (job.resume, "--resume")]
         for given, option in beside:
             if given:
                 raise InvalidInput(f"--adapter-out makes no model folder; leave out {option}")
         return run_adapter_job(job, adapter_out, meter)
-    return run_job(job, meter) if experts is None else run_expert_job(job, experts, meter)
+    if experts is not None:
+        from weft.checkpoints.expert_job import run_expert_job
+
+        return run_expert_job(job, experts, meter)
+    return run_job(job, meter)
 
 
 def _read(path: Path) -> "Recipe":
@@ -178,98 +183,6 @@ def _read(path: Path) -> "Recipe":
     for line in recipe.notes:
         note(f"{path}: {line}")
     return recipe
-
-
-def _recipe(
-    models: Sequence[Path],
-    method: str | None,
-    base: str | None,
-    settings: Sequence[str],
-    weights: str | None,
-    before: Sequence[str] | None,
-    after: Sequence[str] | None,
-) -> "Recipe":
-    from weft.cli.recipe import ModelEntry, Recipe, names_of
-    from weft.cli.schedule import Schedule
-    from weft.errors import InvalidInput
-    from weft.merging.option_texts import parse_options
-    from weft.merging.registry import entry
-
-    if method is None:
-        raise InvalidInput("no method: name one with --method; `weft methods` lists all")
-    if not models:
-        raise InvalidInput("nothing to merge: name the models, or a recipe with --config")
-    paths = [str(path) for path in models]
-    _require_distinct(models)
-    pairs = zip(paths, names_of(paths), _weights(weights, len(paths)), strict=True)
-    options = parse_options(entry(method).load(), _pairs(settings, "--set"), called=method)
-    return Recipe(
-        method=method,
-        options=options,
-        base=base,
-        models=tuple(
-            ModelEntry(path=path, name=name, weight=Schedule.constant(weight))
-            for path, name, weight in pairs
-        ),
-        sidecars=base or paths[0],
-        before=tuple(_step(text, "--before") for text in before or []),
-        after=tuple(_step(text, "--after") for text in after or []),
-    )
-
-
-def _step(text: str, option: str) -> "Step":
-    from weft.cli.recipe import Step
-    from weft.merging.option_texts import parse_options
-    from weft.merging.registry import entry
-
-    name, _, rest = text.partition(":")
-    texts = _pairs([part for part in rest.split(",") if part], f"{option} {name}")
-    return Step(name=name, options=parse_options(entry(name).load(), texts, called=name))
-
-
-def _pairs(texts: Sequence[str], option: str) -> dict[str, str]:
-    from weft.errors import InvalidInput
-
-    found: dict[str, str] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise InvalidInput(f"{option}: found {text!r}, expected key=value")
-        if key.strip() in found:
-            raise InvalidInput(f"{option}: {key.strip()} is given twice")
-        found[key.strip()] = value.strip()
-    return found
-
-
-def _weights(text: str | None, count: int) -> list[float]:
-    from weft.errors import InvalidInput
-
-    if text is None:
-        return [1.0] * count
-    try:
-        weights = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise InvalidInput(
-            f"--weights: found {text!r}, expected numbers and commas, such as 0.5,0.3,0.2"
-        ) from None
-    if len(weights) != count:
-        raise InvalidInput(f"--weights: {len(weights)} weights for {count} models: {text}")
-    if not all(math.isfinite(weight) for weight in weights):
-        raise InvalidInput(f"--weights: found {text!r}, expected finite numbers")
-    return weights
-
-
-def _require_distinct(models: Sequence[Path]) -> None:
-    from weft.errors import InvalidInput
-
-    seen: dict[Path, Path] = {}
-    for path in models:
-        first = seen.setdefault(path.resolve(), path)
-        if first is not path:
-            raise InvalidInput(
-                f"{first} and {path} are one model, named twice; to let it count twice, give it"
-                " twice the weight (--weights)"
-            )
 
 
 def _job(

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from weft.checkpoints.engine import MergeSpec, Tailored
 from weft.checkpoints.job import Input, LayersOf
-from weft.checkpoints.merger import After, Varied
-from weft.cli.recipe import Recipe, Slice, Source, Step
+from weft.checkpoints.merge_spec import After, Varied
+from weft.cli.recipe import PASSTHROUGH, Recipe, Slice, Source, Step
 from weft.cli.schedule import Schedule
 from weft.merging.errors import BadOption
 from weft.merging.layers import layers
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from weft.merging.method import Layer
 
-PASSTHROUGH = "passthrough"
 PROBED_ELEMENTS = 10**9
 
 

@@ -15,7 +15,7 @@ from weft.merging.deltas import GramSum
 from weft.merging.errors import CannotMerge, NonFinite
 from weft.merging.folding import FoldState
 from weft.merging.method import Combination, Facts, Fold, Joint, Method, Sequential
-from weft.merging.methods.weighted_sum import WeightedSum
+from weft.merging.methods.task_arithmetic import TaskArithmetic
 from weft.merging.monoids import Shape
 from weft.merging.precision import Precision
 from weft.merging.tally import Tally
@@ -154,7 +154,7 @@ def _combine(
     weighted = combined(method, products.gram(), present, f"tensor {block.name!r}")
     if all(fact.weight == 0 for fact in weighted):
         return torch.zeros(block.shape, dtype=block.precision.dtype)
-    return _fold(WeightedSum(), block, chosen, weighted)
+    return _fold(TaskArithmetic(scale=1.0), block, chosen, weighted)
 
 
 def combined(

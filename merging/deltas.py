@@ -1,4 +1,4 @@
-"""Task vectors, and their norms and angles gathered block by block.
+"""Norms and angles of task vectors, gathered block by block.
 
 Float64 throughout. Norms and angles are deterministic on one thread: a product of
 matrices may add in another order on two.
@@ -10,29 +10,10 @@ matrices may add in another order on two.
 ([5.0, 5.0], 0.0)
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-
-
-class TaskVectors:
-    """Finetuned minus base, each made when it is its turn; can be iterated again.
-
-    Args:
-        finetuned: one call gives one block, of any float dtype; not modified.
-        base: the same block of the base, float64; None: nothing is subtracted.
-    """
-
-    def __init__(self, finetuned: Sequence[Callable[[], Tensor]], base: Tensor | None) -> None:
-        self._finetuned = finetuned
-        self._base = base
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for read in self._finetuned:
-            # A copy also where it is float64 already: the block is its reader's.
-            delta = read().to(torch.float64, copy=True)
-            yield delta if self._base is None else delta.sub_(self._base)
 
 
 class GramSum:

@@ -12,16 +12,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from weft.merging.consensus import require_finite, total_weight, weighted_mean
+from weft.merging.consensus import require_finite, total_weight
 from weft.merging.factors import LowRank, concatenated, from_dense, require_one_shape
-from weft.merging.method import Facts, Joint, Scope
+from weft.merging.linear_joint import LinearJoint
+from weft.merging.method import Facts
 
 
-class FactoredJoint(Joint):
-    """A joint method of linear weights that works on the factors of its task vectors.
-
-    Its `scope` says which tensors are linear weights; all others are averaged.
-    """
+class FactoredJoint(LinearJoint):
+    """A joint method of linear weights that works on the factors of its task vectors."""
 
     __slots__ = ()
 
@@ -41,17 +39,12 @@ class FactoredJoint(Joint):
             NonFinite: names contribution, tensor and value.
         """
 
-    def merge(
-        self, name: str, blocks: Sequence[Tensor], facts: Sequence[Facts], base: Tensor | None
-    ) -> Tensor:
-        """By way of factors at numerical rank; what is no linear weight is averaged."""
-        require_finite(name, blocks, facts)
-        if self.scope(name, tuple(blocks[0].shape)) is not Scope.MATRIX:
-            return weighted_mean(name, blocks, facts)
+    def merge_linear(self, name: str, blocks: Sequence[Tensor], facts: Sequence[Facts]) -> Tensor:
+        """By way of factors at numerical rank."""
         if len(blocks) == 1 and self.gives_back_one:
             return blocks[0].clone()
         factors = [from_dense(block) for block in blocks]
-        return self.merge_factors(name, factors, facts).dense().to(blocks[0].dtype)
+        return self.merge_factors(name, factors, facts).dense()
 
 
 def mean_of_factors(name: str, factors: Sequence[LowRank], facts: Sequence[Facts]) -> LowRank:

@@ -5,13 +5,12 @@
 What lies outside a method's range is refused where the method is built, as always.
 """
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from weft.merging.errors import BadOption
 from weft.merging.hyperparameters import options_of
-from weft.merging.registry import entry
+from weft.merging.registry import entry, no_option
 
 if TYPE_CHECKING:
     from weft.merging.method import Method
@@ -52,10 +51,7 @@ def create_from_text(name: str, texts: Mapping[str, str]) -> "Method":
 
 def _parsed(name: str, kinds: Mapping[str, str], option: str, text: str) -> object:
     if option not in kinds:
-        nearest = difflib.get_close_matches(option, kinds, n=1)
-        meant = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        known = ", ".join(kinds) or "none"
-        raise BadOption(f"method {name!r} has no option {option!r}{meant} (known: {known})")
+        raise no_option(name, option, list(kinds))
     read, expected = _READ[kinds[option]]
     try:
         return read(text.strip())

@@ -17,7 +17,7 @@ from weft.merging.table import TABLE, Entry, Kind
 if TYPE_CHECKING:
     from weft.merging.method import Method
 
-__all__ = ["TABLE", "Entry", "Kind", "Registry", "create", "entry", "names"]
+__all__ = ["TABLE", "Entry", "Kind", "Registry", "create", "entry", "names", "no_option"]
 
 
 class Registry:
@@ -52,8 +52,13 @@ class Registry:
         known = list(inspect.signature(method).parameters)
         for option in options:
             if option not in known:
-                raise BadOption(f"method {name!r} has no option {option!r}{_hint(option, known)}")
+                raise no_option(name, option, known)
         return method(**options)
+
+
+def no_option(name: str, option: str, known: list[str]) -> BadOption:
+    """That a method has no such hyperparameter; names the nearest one."""
+    return BadOption(f"method {name!r} has no option {option!r}{_hint(option, known)}")
 
 
 def _hint(wrong: str, known: list[str]) -> str:

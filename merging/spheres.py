@@ -10,12 +10,10 @@ import math
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from weft.merging.deltas import cosines
-
-Floats = NDArray[np.float64]
+from weft.merging.distances import Floats
 
 OPPOSED: Final = 1e-6
 """A mean of unit vectors shorter than this points nowhere: they cancel out, and what is

@@ -38,15 +38,11 @@ class CenteredClipping(Combination):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.BASE})
+    proportional: ClassVar[bool] = True
     span: ClassVar[Extent] = Extent.MODEL
 
     radius: float = option(0.0, "how far one may pull; 0: the median norm", least=0)
     iterations: int = option(3, "how often the centre moves", least=1)
-
-    @property
-    def proportional(self) -> bool:
-        """Weights are shares."""
-        return True
 
     @property
     def gives_back_one(self) -> bool:

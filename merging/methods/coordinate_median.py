@@ -23,11 +23,7 @@ class CoordinateMedian(Joint):
     """
 
     cpu_only: ClassVar[bool] = True
-
-    @property
-    def proportional(self) -> bool:
-        """Weights do not matter at all."""
-        return True
+    proportional: ClassVar[bool] = True
 
     @property
     def gives_back_one(self) -> bool:

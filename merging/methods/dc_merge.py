@@ -7,17 +7,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from weft.merging.consensus import elected_mean, require_finite, weighted_mean
+from weft.merging.consensus import elected_mean
 from weft.merging.hyperparameters import option
+from weft.merging.linear_joint import LinearJoint
 from weft.merging.magnitudes import keep_from, magnitudes
-from weft.merging.matrices import linear_scope, tables_option
-from weft.merging.method import Facts, Joint, Need, Scope
-from weft.merging.monoids import Shape
+from weft.merging.matrices import tables_option
+from weft.merging.method import Facts
 from weft.merging.spectra import polar, thin_svd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DcMerge(Joint):
+class DcMerge(LinearJoint):
     """scale * U (mask * TIES(M_1, .., M_n)) V^T, with M_i = U^T D_i' V.
 
     D_i' has the r leading singular triplets of D_i, with smoothed values. U, (out, n r),
@@ -48,7 +48,6 @@ class DcMerge(Joint):
         directions, theirs are filled up at will. The weights are ours.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.BASE})
     proportional: ClassVar[bool] = True
 
     rank: int = option(0, "directions of each contribution; zero: an n-th of all", least=0)
@@ -58,17 +57,8 @@ class DcMerge(Joint):
     scale: float = option(1.0, "factor of the result")
     tables: str = tables_option()
 
-    def scope(self, name: str, shape: Shape) -> Scope:
-        """Linear weights whole."""
-        return linear_scope(name, shape, self.tables)
-
-    def merge(
-        self, name: str, blocks: Sequence[Tensor], facts: Sequence[Facts], base: Tensor | None
-    ) -> Tensor:
+    def merge_linear(self, name: str, blocks: Sequence[Tensor], facts: Sequence[Facts]) -> Tensor:
         """Project, trim, elect, mask, map back."""
-        require_finite(name, blocks, facts)
-        if self.scope(name, tuple(blocks[0].shape)) is not Scope.MATRIX:
-            return weighted_mean(name, blocks, facts)
         rank = self.rank or max(1, min(blocks[0].shape) // len(blocks))
         parts = [_leading(block, rank) for block in blocks]
         sizes = [len(values) for _, values, _ in parts]
@@ -83,7 +73,7 @@ class DcMerge(Joint):
         kept = [_largest(core, self.density) for core in cores]
         merged = elected_mean(kept, [fact.weight for fact in facts])
         own = _diagonal_blocks(sizes)
-        return (left @ (merged * own) @ right * self.scale).to(blocks[0].dtype)
+        return left @ (merged * own) @ right * self.scale
 
     def _smoothed(self, values: Tensor) -> Tensor:
         """As many values of the same sum."""

@@ -38,15 +38,11 @@ class GeometricMedian(Combination):
     """
 
     span: ClassVar[Extent] = Extent.MODEL
+    proportional: ClassVar[bool] = True
 
     smoothing: float = option(1e-6, "least distance, in median norms", above=0)
     iterations: int = option(1000, "iterations at most", least=1)
     tolerance: float = option(1e-10, "change of a coefficient in the last iteration", least=0)
-
-    @property
-    def proportional(self) -> bool:
-        """Weights are shares."""
-        return True
 
     @property
     def gives_back_one(self) -> bool:

@@ -7,16 +7,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from weft.merging.consensus import require_finite, total_weight, weighted_mean
+from weft.merging.consensus import total_weight
 from weft.merging.hyperparameters import option
-from weft.merging.matrices import linear_scope, tables_option
-from weft.merging.method import Facts, Joint, Need, Scope
-from weft.merging.monoids import Shape
+from weft.merging.linear_joint import LinearJoint
+from weft.merging.matrices import tables_option
+from weft.merging.method import Facts
 from weft.merging.spectra import RANK_TOLERANCE, polar, thin_svd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IsoCts(Joint):
+class IsoCts(LinearJoint):
     """scale * mean(s) polar(U) polar(V)^T for linear weights.
 
     U, s, V hold the c leading singular triplets of sum_i w_i D_i, the common space with
@@ -41,7 +41,6 @@ class IsoCts(Joint):
         ours.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.BASE})
     proportional: ClassVar[bool] = True
 
     common: float = option(0.8, "share of directions that are those of the sum", least=0, most=1)
@@ -51,18 +50,9 @@ class IsoCts(Joint):
     )
     tables: str = tables_option()
 
-    def scope(self, name: str, shape: Shape) -> Scope:
-        """Linear weights whole."""
-        return linear_scope(name, shape, self.tables)
-
-    def merge(
-        self, name: str, blocks: Sequence[Tensor], facts: Sequence[Facts], base: Tensor | None
-    ) -> Tensor:
+    def merge_linear(self, name: str, blocks: Sequence[Tensor], facts: Sequence[Facts]) -> Tensor:
         """Find the common space, then each one's own, then put them together."""
-        require_finite(name, blocks, facts)
         mean = total_weight(name, facts) / len(facts)
-        if self.scope(name, tuple(blocks[0].shape)) is not Scope.MATRIX:
-            return weighted_mean(name, blocks, facts)
         weights = [fact.weight / mean for fact in facts]
         total = torch.zeros_like(blocks[0], dtype=torch.float64)
         for block, weight in zip(blocks, weights, strict=True):
@@ -79,7 +69,7 @@ class IsoCts(Joint):
         lefts = torch.cat([part[0] for part in own], dim=1)
         rights = torch.cat([part[2] for part in own])
         merged = _joined(left[:, :shared], right[:shared], lefts, rights)
-        return (merged * (float(level.mean()) * self.scale)).to(blocks[0].dtype)
+        return merged * (float(level.mean()) * self.scale)
 
     def _own(
         self, delta: Tensor, left: Tensor, shared: int, each: int

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
+from weft.merging.distances import Floats
 from weft.merging.hyperparameters import option
 from weft.merging.method import Combination, Facts
 from weft.merging.shares import shares
-from weft.merging.spheres import OPPOSED, Floats, directions, on_lengths, resultant
+from weft.merging.spheres import OPPOSED, directions, on_lengths, resultant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +36,10 @@ class Karcher(Combination):
         length, no weights, and takes the first of directions that cancel out.
     """
 
+    proportional: ClassVar[bool] = True
+
     iterations: int = option(100, "steps at most", least=1)
     tolerance: float = option(1e-7, "angle of the last step, in radians", least=0)
-
-    @property
-    def proportional(self) -> bool:
-        """Weights are shares."""
-        return True
 
     @property
     def gives_back_one(self) -> bool:

@@ -12,9 +12,8 @@ from weft.merging.factored import FactoredJoint, require_factors
 from weft.merging.factors import LowRank
 from weft.merging.hyperparameters import option
 from weft.merging.magnitudes import keep_from, magnitudes
-from weft.merging.matrices import linear_scope, tables_option
-from weft.merging.method import Facts, Need, Scope
-from weft.merging.monoids import Shape
+from weft.merging.matrices import tables_option
+from weft.merging.method import Facts
 from weft.merging.spectra import thin_svd
 
 
@@ -43,17 +42,12 @@ class Knots(FactoredJoint):
         exactly zero, they elect the sign of the majority, we none. The weights are ours.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.BASE})
     proportional: ClassVar[bool] = True
 
     density: float = option(0.2, "share of each task vector that is kept", above=0, most=1)
     scale: float = option(0.6, "lambda, the factor of the result")
     floor: float = option(1e-5, "smallest singular value that counts", least=0)
     tables: str = tables_option()
-
-    def scope(self, name: str, shape: Shape) -> Scope:
-        """Linear weights whole."""
-        return linear_scope(name, shape, self.tables)
 
     def merge_factors(
         self, name: str, factors: Sequence[LowRank], facts: Sequence[Facts]

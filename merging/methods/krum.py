@@ -31,13 +31,9 @@ class Krum(Combination):
     """
 
     span: ClassVar[Extent] = Extent.MODEL
+    proportional: ClassVar[bool] = True
 
     hostile: int = option(-1, "f, how many may be hostile; -1: as many as can be", least=-1)
-
-    @property
-    def proportional(self) -> bool:
-        """Weights do not matter at all."""
-        return True
 
     @property
     def gives_back_one(self) -> bool:

@@ -11,9 +11,8 @@ from torch import Tensor
 from weft.merging.factored import FactoredJoint, require_factors
 from weft.merging.factors import LowRank
 from weft.merging.hyperparameters import option
-from weft.merging.matrices import linear_scope, tables_option
-from weft.merging.method import Facts, Need, Scope
-from weft.merging.monoids import Shape
+from weft.merging.matrices import tables_option
+from weft.merging.method import Facts
 
 RIGHT_ANGLE: Final = 1e-6
 """Cosines not larger than this are taken for zero."""
@@ -49,7 +48,6 @@ class LoraLego(FactoredJoint):
         halves, the signs, the start of k-means and the weights.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.BASE})
     proportional: ClassVar[bool] = True
 
     rank: int = option(0, "k, of the result; zero: the largest that comes in", least=0)
@@ -60,10 +58,6 @@ class LoraLego(FactoredJoint):
     def gives_back_one(self) -> bool:
         """With as many clusters as units."""
         return self.rank == 0
-
-    def scope(self, name: str, shape: Shape) -> Scope:
-        """Linear weights whole."""
-        return linear_scope(name, shape, self.tables)
 
     def merge_factors(
         self, name: str, factors: Sequence[LowRank], facts: Sequence[Facts]

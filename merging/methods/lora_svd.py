@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from weft.merging.factored import FactoredJoint, mean_of_factors, sum_of_factors
 from weft.merging.factors import LowRank, truncated
 from weft.merging.hyperparameters import option
-from weft.merging.matrices import linear_scope, tables_option
-from weft.merging.method import Facts, Need, Scope
-from weft.merging.monoids import Shape
+from weft.merging.matrices import tables_option
+from weft.merging.method import Facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +31,6 @@ class LoraSvd(FactoredJoint):
         default rank is ours. The weights are ours.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.BASE})
-
     rank: int = option(0, "of the result; zero: the largest that comes in", least=0)
     combine: str = option("mean", "what is approximated", choices=("mean", "sum"))
     tables: str = tables_option()
@@ -43,10 +39,6 @@ class LoraSvd(FactoredJoint):
     def gives_back_one(self) -> bool:
         """A mean that is not cut shorter than what comes in."""
         return self.combine == "mean" and self.rank == 0
-
-    def scope(self, name: str, shape: Shape) -> Scope:
-        """Linear weights whole."""
-        return linear_scope(name, shape, self.tables)
 
     def merge_factors(
         self, name: str, factors: Sequence[LowRank], facts: Sequence[Facts]

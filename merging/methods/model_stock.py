@@ -29,11 +29,7 @@ class ModelStock(Combination):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.BASE})
-
-    @property
-    def proportional(self) -> bool:
-        """Weights do not matter at all."""
-        return True
+    proportional: ClassVar[bool] = True
 
     @property
     def gives_back_one(self) -> bool:

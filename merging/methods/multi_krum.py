@@ -34,14 +34,10 @@ class MultiKrum(Combination):
     """
 
     span: ClassVar[Extent] = Extent.MODEL
+    proportional: ClassVar[bool] = True
 
     hostile: int = option(-1, "f, how many may be hostile; -1: as many as can be", least=-1)
     kept: int = option(0, "m, how many are averaged; 0: n - f - 2", least=0)
-
-    @property
-    def proportional(self) -> bool:
-        """Weights are shares."""
-        return True
 
     @property
     def gives_back_one(self) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -28,10 +29,7 @@ class MultiSlerp(Combination):
         It refuses three or more that cancel out.
     """
 
-    @property
-    def proportional(self) -> bool:
-        """Weights are shares."""
-        return True
+    proportional: ClassVar[bool] = True
 
     @property
     def gives_back_one(self) -> bool:

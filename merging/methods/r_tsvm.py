@@ -1,22 +1,17 @@
 """R-TSVM: TSV-M with columns weighted by their outliers and ranks by sparsity."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from weft.merging.consensus import require_finite, total_weight, weighted_mean
 from weft.merging.hyperparameters import option
-from weft.merging.matrices import linear_scope, tables_option
-from weft.merging.method import Facts, Joint, Need, Scope
-from weft.merging.methods.tsv_m import orthogonal_sum
-from weft.merging.monoids import Shape
+from weft.merging.methods.tsv_m import TsvM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RTsvm(Joint):
+class RTsvm(TsvM):
     """TSV-M of D_i diag(a_i), with as many triplets as the layer is dense.
 
     a_i, (in,), is n (c_i + 1) / sum_j (c_j + 1), where c_i counts, column by column, the
@@ -42,41 +37,14 @@ class RTsvm(Joint):
         does not know the mean density over layers, so it is an option.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.BASE})
-    proportional: ClassVar[bool] = True
-
     outlier: float = option(3.0, "standard deviations beyond which an element counts", above=0)
     zero: float = option(0.0, "standard deviations up to which an element is none", least=0)
     density: float = option(1.0, "mean share of non-zero elements over layers", above=0, most=1)
-    budget: int = option(0, "n_max, room for so many contributions; 0: those there", least=0)
-    scale: float = option(1.0, "factor of the result")
-    tables: str = tables_option()
 
-    @property
-    def gives_back_one(self) -> bool:
-        """The one has nobody to get out of the way of; only unscaled."""
-        return self.scale == 1 and self.budget <= 1
-
-    def scope(self, name: str, shape: Shape) -> Scope:
-        """Linear weights whole."""
-        return linear_scope(name, shape, self.tables)
-
-    def merge(
-        self, name: str, blocks: Sequence[Tensor], facts: Sequence[Facts], base: Tensor | None
-    ) -> Tensor:
-        """Weight the columns, choose the rank, merge as TSV-M does."""
-        require_finite(name, blocks, facts)
-        mean = total_weight(name, facts) / len(facts)
-        if self.scope(name, tuple(blocks[0].shape)) is not Scope.MATRIX:
-            return weighted_mean(name, blocks, facts)
-        if len(blocks) == 1 and self.gives_back_one:
-            return blocks[0].clone()
+    def prepared(self, blocks: Sequence[Tensor]) -> Iterable[Tensor]:
+        """Each with its columns weighted."""
         columns = self._column_weights(blocks)
-        weighted = (block * row for block, row in zip(blocks, columns, strict=True))
-        merged = orthogonal_sum(
-            weighted, [fact.weight / mean for fact in facts], self._kept(blocks)
-        )
-        return (merged * self.scale).to(blocks[0].dtype)
+        return (block * row for block, row in zip(blocks, columns, strict=True))
 
     def _column_weights(self, blocks: Sequence[Tensor]) -> Tensor:
         """(n, in), of mean one over the contributions."""
@@ -87,7 +55,7 @@ class RTsvm(Joint):
         together = torch.stack(counts).to(torch.float64)
         return together * (len(blocks) / together.sum(dim=0))
 
-    def _kept(self, blocks: Sequence[Tensor]) -> int:
+    def kept(self, blocks: Sequence[Tensor]) -> int:
         """How many triplets of each."""
         dense = sum(self._dense(block) for block in blocks) / len(blocks)
         most = min(blocks[0].shape)

@@ -34,14 +34,10 @@ class Slerp(Combination):
     """
 
     ordered: ClassVar[bool] = True
+    proportional: ClassVar[bool] = True
     most: ClassVar[int | None] = 2
 
     t: float = option(0.5, "where between the first (0) and the second (1)", least=0, most=1)
-
-    @property
-    def proportional(self) -> bool:
-        """Weights do not matter at all."""
-        return True
 
     @property
     def gives_back_one(self) -> bool:

@@ -31,13 +31,9 @@ class TrimmedMean(Joint):
     """
 
     cpu_only: ClassVar[bool] = True
+    proportional: ClassVar[bool] = True
     share: float = option(0.2, "left out on each side, of all", least=0, below=0.5)
     count: int = option(0, "left out on each side; 0: by the share", least=0)
-
-    @property
-    def proportional(self) -> bool:
-        """Weights do not matter at all."""
-        return True
 
     @property
     def gives_back_one(self) -> bool:

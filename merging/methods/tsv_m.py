@@ -7,16 +7,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from weft.merging.consensus import require_finite, total_weight, weighted_mean
+from weft.merging.consensus import total_weight
 from weft.merging.hyperparameters import option
-from weft.merging.matrices import linear_scope, tables_option
-from weft.merging.method import Facts, Joint, Need, Scope
-from weft.merging.monoids import Shape
+from weft.merging.linear_joint import LinearJoint
+from weft.merging.matrices import tables_option
+from weft.merging.method import Facts
 from weft.merging.spectra import polar, thin_svd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TsvM(Joint):
+class TsvM(LinearJoint):
     """scale * polar([U_1 .. U_n]) diag(s) polar([V_1 .. V_n])^T for linear weights.
 
     U_i, s_i, V_i are the k leading singular triplets of D_i, (out, in), with
@@ -39,7 +39,6 @@ class TsvM(Joint):
         Weights as in FusionBench, whose `alpha` may be a list; `budget` is ours.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.BASE})
     proportional: ClassVar[bool] = True
 
     budget: int = option(0, "n_max, room for so many contributions; 0: those there", least=0)
@@ -51,23 +50,21 @@ class TsvM(Joint):
         """The one has all the room; only unscaled."""
         return self.scale == 1 and self.budget <= 1
 
-    def scope(self, name: str, shape: Shape) -> Scope:
-        """Linear weights whole."""
-        return linear_scope(name, shape, self.tables)
-
-    def merge(
-        self, name: str, blocks: Sequence[Tensor], facts: Sequence[Facts], base: Tensor | None
-    ) -> Tensor:
+    def merge_linear(self, name: str, blocks: Sequence[Tensor], facts: Sequence[Facts]) -> Tensor:
         """Decompose each, put the leading parts together."""
-        require_finite(name, blocks, facts)
         mean = total_weight(name, facts) / len(facts)
-        if self.scope(name, tuple(blocks[0].shape)) is not Scope.MATRIX:
-            return weighted_mean(name, blocks, facts)
         if len(blocks) == 1 and self.gives_back_one:
             return blocks[0].clone()
-        kept = max(1, min(blocks[0].shape) // (self.budget or len(blocks)))
-        merged = orthogonal_sum(blocks, [fact.weight / mean for fact in facts], kept)
-        return (merged * self.scale).to(blocks[0].dtype)
+        weights = [fact.weight / mean for fact in facts]
+        return orthogonal_sum(self.prepared(blocks), weights, self.kept(blocks)) * self.scale
+
+    def prepared(self, blocks: Sequence[Tensor]) -> Iterable[Tensor]:
+        """The task vectors as they are decomposed: as they are."""
+        return blocks
+
+    def kept(self, blocks: Sequence[Tensor]) -> int:
+        """How many triplets of each."""
+        return max(1, min(blocks[0].shape) // (self.budget or len(blocks)))
 
 
 def orthogonal_sum(deltas: Iterable[Tensor], weights: Sequence[float], kept: int) -> Tensor:

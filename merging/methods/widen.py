@@ -50,17 +50,13 @@ class Widen(Joint):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.BASE, Need.SUMS})
+    proportional: ClassVar[bool] = True
 
     above_average: float = option(1.0, "t, how many mean ranks a column must exceed", least=0)
     calibration: float = option(1.0, "s, the score of the columns that do")
     embeddings: str = option(
         EMBEDDINGS, "regular expression: tables, which are transposed", pattern=True
     )
-
-    @property
-    def proportional(self) -> bool:
-        """Weights do not matter at all."""
-        return True
 
     @property
     def gives_back_one(self) -> bool:

@@ -14,7 +14,7 @@ from weft.checkpoints.expert_job import run_expert_job
 from weft.checkpoints.expert_reader import ExpertReader
 from weft.checkpoints.inputs import model_digest
 from weft.checkpoints.job import Input, MergeJob, MergeReport
-from weft.checkpoints.merger import MergeSpec
+from weft.checkpoints.merge_spec import MergeSpec
 from weft.checkpoints.reader import open_checkpoint
 from weft.merging.method import Method
 from weft.merging.precision import Precision

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from tests.checkpoints.test_engine import MemorySink
 from tests.merging.whole import cuts_of, sums_of
-from weft.checkpoints import engine, merger, survey
+from weft.checkpoints import engine, merge_spec, survey
 from weft.checkpoints.engine import Contribution, Workers, merge
-from weft.checkpoints.merger import MergeSpec
+from weft.checkpoints.merge_spec import MergeSpec
 from weft.checkpoints.reader import MemoryReader, TensorReader
 from weft.merging.blocks import Block, combined, in_proportion, merge_block
 from weft.merging.layer_scores import rank_contrast
@@ -26,7 +26,7 @@ from weft.merging.method import (
     Transform,
 )
 from weft.merging.methods.larv import Larv
-from weft.merging.methods.weighted_sum import WeightedSum
+from weft.merging.methods.task_arithmetic import TaskArithmetic
 
 Model = dict[str, Tensor]
 
@@ -110,7 +110,7 @@ def engine_merge(
 
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make tensors of a few dozen elements have several pieces, and several spans."""
-    monkeypatch.setattr(merger, "PIECE_ELEMENTS", 16)
+    monkeypatch.setattr(merge_spec, "PIECE_ELEMENTS", 16)
     monkeypatch.setattr(engine, "CHUNK_BYTES", 128)
     monkeypatch.setattr(survey, "SPAN_ELEMENTS", 32)
     monkeypatch.setattr(survey, "SORTED_ELEMENTS", 20)
@@ -199,7 +199,7 @@ def combine(
         elif isinstance(method, Combination) and method.span is Extent.MODEL:
             rows = torch.stack([flat(delta) for delta in deltas])
             found[name] = merge_block(
-                WeightedSum(), block, mine, combined(method, rows @ rows.T, facts)
+                TaskArithmetic(scale=1.0), block, mine, combined(method, rows @ rows.T, facts)
             )
         else:
             found[name] = merge_block(method, block, mine, facts)

@@ -16,7 +16,7 @@ from weft.checkpoints.adapter_job import run_adapter_job
 from weft.checkpoints.adapters import AdapterReader
 from weft.checkpoints.errors import BadPath, TooLarge
 from weft.checkpoints.job import Input, MergeJob, run_job
-from weft.checkpoints.merger import MergeSpec
+from weft.checkpoints.merge_spec import MergeSpec
 from weft.checkpoints.reader import MemoryReader, open_checkpoint
 from weft.merging.errors import BadOption, CannotMerge, NonFinite
 from weft.merging.method import Method

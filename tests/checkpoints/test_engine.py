@@ -27,7 +27,6 @@ from weft.merging.method import Combination, Extent, Facts, Joint, Method
 from weft.merging.methods.ema import Ema
 from weft.merging.methods.mean import Mean
 from weft.merging.methods.task_arithmetic import TaskArithmetic
-from weft.merging.methods.weighted_sum import WeightedSum
 from weft.merging.monoids import Field, Shape
 from weft.merging.registry import Kind
 from weft.merging.sums import Sum
@@ -159,7 +158,7 @@ def reference(
         if isinstance(method, Combination) and method.span is Extent.MODEL:
             gram = torch.stack(whole) @ torch.stack(whole).T
             weighted = combined(method, gram, facts)
-            results[name] = origin + merge_block(WeightedSum(), block, mine, weighted)
+            results[name] = origin + merge_block(TaskArithmetic(scale=1.0), block, mine, weighted)
         else:
             results[name] = origin + merge_block(method, block, mine, facts)
     return results

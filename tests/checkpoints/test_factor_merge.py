@@ -14,7 +14,7 @@ from weft.checkpoints.blocks import RangeReader
 from weft.checkpoints.contribution import Contribution
 from weft.checkpoints.deltas import ModelReader
 from weft.checkpoints.factor_merge import FactoredReader, FactorMerge, without_dense
-from weft.checkpoints.merger import MergeSpec, Tailored
+from weft.checkpoints.merge_spec import MergeSpec, Tailored
 from weft.checkpoints.reader import MemoryReader
 from weft.merging.blocks import Block, merge_block
 from weft.merging.errors import CannotMerge, NonFinite

@@ -30,7 +30,7 @@ from tests.checkpoints.test_engine import MemorySink, same_model
 from weft.checkpoints.artifacts import open_contribution, put_delta, put_model
 from weft.checkpoints.engine import Contribution, merge
 from weft.checkpoints.errors import TooLarge
-from weft.checkpoints.merger import MergeSpec, Tailored, Varied
+from weft.checkpoints.merge_spec import MergeSpec, Tailored, Varied
 from weft.checkpoints.parallel import Workers
 from weft.checkpoints.reader import MemoryReader
 from weft.checkpoints.store import Store

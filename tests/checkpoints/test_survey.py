@@ -22,7 +22,7 @@ from tests.checkpoints.merges import (
 )
 from weft.checkpoints import survey
 from weft.checkpoints.found import Found
-from weft.checkpoints.merger import MergeSpec
+from weft.checkpoints.merge_spec import MergeSpec
 from weft.checkpoints.parallel import Workers, one_thread
 from weft.checkpoints.reader import MemoryReader, TensorReader
 from weft.checkpoints.survey import Survey, by_name, passes

@@ -8,7 +8,7 @@ from torch import Tensor
 from tests.merging.whole import facts_of
 from weft.merging.blocks import Block, combined, merge_block
 from weft.merging.method import Combination, Extent, Facts, Method
-from weft.merging.methods.weighted_sum import WeightedSum
+from weft.merging.methods.task_arithmetic import TaskArithmetic
 
 SHAPES = {"embed.weight": (11, 4), "fc.weight": (6, 9), "fc.bias": (7,), "scale": ()}
 Model = dict[str, Tensor]
@@ -45,7 +45,10 @@ def merged_model(
     for name, start in base.items():
         chosen, facts = method, facts_of(deltas[name], weights, method)
         if isinstance(method, Combination) and spans_model:
-            chosen, facts = WeightedSum(), combined(method, _gram(deltas, len(models)), facts)
+            chosen, facts = (
+                TaskArithmetic(scale=1.0),
+                combined(method, _gram(deltas, len(models)), facts),
+            )
         found[name] = start + _merged(chosen, name, deltas[name], facts, start)
     return found
 
