@@ -7,7 +7,7 @@ stays flat. `MemoryReader` is the twin of a file, for tensors that are at hand.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType, TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -88,9 +88,11 @@ class RangeReader(BlockReader):
 
     Attributes:
         pinned: whether buffers are page-locked, so that a GPU reads them at full speed.
+        decodes: whether a range is worked out, so that reading it twice is to be avoided.
     """
 
     pinned: bool = False
+    decodes: ClassVar[bool] = False
 
     def ranges(self, name: str, start: int, stop: int, step: int) -> Iterator[Tensor]:
         """Elements `start` to `stop` of one tensor, flat, in blocks of `step` elements.
@@ -104,12 +106,27 @@ class RangeReader(BlockReader):
         """
         spec = self.schema[name]
         width = DTYPE_BYTES[spec.dtype]
-        size = min(step, stop - start) * width
-        buffer = torch.empty(size, dtype=torch.uint8, pin_memory=self.pinned)
+        buffer = self._buffer(min(step, stop - start) * width)
         for first in range(start, stop, step):
             block = buffer[: (min(first + step, stop) - first) * width]
             self._fill_checked(spec, block, first * width)
             yield block.view(TORCH_DTYPES[spec.dtype])
+
+    def piece(self, name: str, start: int, stop: int) -> Tensor:
+        """Elements `start` to `stop` of one tensor, flat, in memory of their own.
+
+        Raises:
+            MissingTensor: no tensor of that name.
+            Corrupt: the bytes are not what they claim to be.
+        """
+        spec = self.schema[name]
+        width = DTYPE_BYTES[spec.dtype]
+        data = self._buffer((stop - start) * width)
+        self._fill_checked(spec, data, start * width)
+        return data.view(TORCH_DTYPES[spec.dtype])
+
+    def _buffer(self, size: int) -> Tensor:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=self.pinned)
 
 
 class MemoryReader(RangeReader):

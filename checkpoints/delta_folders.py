@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -57,6 +57,8 @@ class DeltaFolderReader(RangeReader):
         WrongBase: the delta was taken against another base.
         SchemaMismatch: the delta does not have the base's tensors.
     """
+
+    decodes: ClassVar[bool] = True
 
     def __init__(self, folder: Path, base: RangeReader, base_digest: str) -> None:
         self.path = folder

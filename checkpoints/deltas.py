@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ class DeltaReader(RangeReader):
     of a small B A.
     """
 
+    decodes: ClassVar[bool] = True
+
     @abstractmethod
     def delta_ranges(
         self, name: str, start: int, stop: int, step: int, dtype: torch.dtype
@@ -26,6 +29,8 @@ class DeltaReader(RangeReader):
 
 class ModelReader(RangeReader):
     """Another reader's models and nothing else: its task vectors are not used."""
+
+    decodes: ClassVar[bool] = True
 
     def __init__(self, inner: RangeReader) -> None:
         self._inner = inner

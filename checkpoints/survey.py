@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ from weft.merging.statistics.magnitude_histogram import (
     order_statistics,
 )
 
+Histogram = TypeVar("Histogram", MagnitudeHistogram, FineHistogram)
+
 SPAN_ELEMENTS: Final = 2**21
 """Elements of a tensor that one job counts: a histogram is half a megabyte."""
 
@@ -50,13 +52,12 @@ SORTED_ELEMENTS: Final = 2**17
 
 @dataclass(slots=True)
 class _Part:
-    """What one pass counted over a part of a model; one entry a contribution."""
+    """What one pass summed over a part of a model; one entry a contribution."""
 
     elements: int
     squares: Tensor
     absolutes: Tensor
     gram: Tensor | None
-    histograms: list[MagnitudeHistogram]
 
     def add(self, other: "_Part") -> None:
         self.elements += other.elements
@@ -64,8 +65,6 @@ class _Part:
         self.absolutes += other.absolutes
         if self.gram is not None and other.gram is not None:
             self.gram += other.gram
-        for mine, theirs in zip(self.histograms, other.histograms, strict=True):
-            mine.combine(theirs)
 
     def sums(self) -> tuple[TensorSums, ...]:
         return tuple(
@@ -106,14 +105,16 @@ class Survey:
             NonFinite: a NaN or an infinity.
         """
         needs = self._needs
-        whole, parts = self._count() if _counts(self.methods) else (self._nothing(), {})
+        whole, parts, histograms = self._nothing(), dict[str, _Part](), self._histograms()
+        if _counts(self.methods):
+            parts = self._count(whole, histograms)
         spans_model = self._combination is not None and self._combination.span is Extent.MODEL
         return Found(
             norms=tuple(whole.squares.sqrt().tolist()) if Need.NORM in needs else (),
             sums={n: p.sums() for n, p in parts.items()} if Need.SUMS in needs else {},
             gram=whole.gram if spans_model else None,
             grams={n: p.gram for n, p in parts.items() if p.gram is not None},
-            model_cuts=self._model_cuts(whole),
+            model_cuts=self._model_cuts(histograms, whole.elements),
             tensor_cuts=self._tensor_cuts(),
             layers=layers([spec.name for spec in self.specs]) if Need.LAYER in needs else {},
             keys=self.key_of() if Need.KEY in needs else (),
@@ -146,40 +147,43 @@ class Survey:
         step = min(span.step, span.stop - span.start)
         return copies * step * 8 + (n * BINS * 8 if self._ranks(Extent.MODEL) else 0)
 
-    def _count(self) -> tuple[_Part, dict[str, _Part]]:
-        """One pass: the sums of the model and of every tensor."""
+    def _count(self, whole: _Part, histograms: Sequence[MagnitudeHistogram]) -> dict[str, _Part]:
+        """One pass: sums and histograms of the model, and the sums of every tensor."""
         cut = {spec.name: self._spans(spec) for spec in self.specs}
         jobs = (
             Job(partial(self._count_span, spec, span), self._cost(span))
             for spec in self.specs
             for span in cut[spec.name]
         )
-        whole, parts = self._nothing(), {}
+        parts = {}
         with closing(self.workers.ordered(jobs)) as results:
             for spec in self.specs:
                 part = self._nothing()
-                for found in islice(results, len(cut[spec.name])):
+                for found, counted in islice(results, len(cut[spec.name])):
                     part.add(found)
+                    _combine(histograms, counted)
                 whole.add(part)
-                part.histograms = []
                 parts[spec.name] = part
-        return whole, parts
+        return parts
 
     def _nothing(self) -> _Part:
         n = len(self.stream.names)
         combines = self._combination is not None
-        ranks = self._ranks(Extent.MODEL)
         return _Part(
             elements=0,
             squares=torch.zeros(n, dtype=torch.float64),
             absolutes=torch.zeros(n, dtype=torch.float64),
             gram=torch.zeros((n, n), dtype=torch.float64) if combines else None,
-            histograms=[MagnitudeHistogram() for _ in range(n if ranks else 0)],
         )
 
-    def _count_span(self, spec: TensorSpec, span: Span) -> _Part:
+    def _histograms(self) -> list[MagnitudeHistogram]:
+        n = len(self.stream.names) if self._ranks(Extent.MODEL) else 0
+        return [MagnitudeHistogram() for _ in range(n)]
+
+    def _count_span(self, spec: TensorSpec, span: Span) -> tuple[_Part, list[MagnitudeHistogram]]:
         # One that cannot seek has one span a tensor: sums must round as those of several do.
         total, part, begun = self._nothing(), self._nothing(), span.start
+        histograms = self._histograms()
         for piece in self.stream.pieces(spec, span):
             if piece.offset - begun >= self._length:
                 total.add(part)
@@ -188,9 +192,9 @@ class Survey:
             if part.gram is not None:
                 part.gram += self._gram(piece)
             else:
-                self._count_piece(piece, part)
+                self._count_piece(piece, part, histograms)
         total.add(part)
-        return total
+        return total, histograms
 
     def _gram(self, piece: Piece) -> Tensor:
         """Inner products over a piece; free of the order in which contributions are given.
@@ -203,23 +207,27 @@ class Survey:
         places = torch.tensor(order).argsort()
         return ((products + products.T) / 2)[places][:, places]
 
-    def _count_piece(self, piece: Piece, part: _Part) -> None:
+    def _count_piece(
+        self, piece: Piece, part: _Part, histograms: Sequence[MagnitudeHistogram]
+    ) -> None:
         sums = Need.SUMS in self._needs
         for index, maker in enumerate(piece.makers):
             delta = maker()
             part.squares[index] += torch.dot(delta, delta).item()
             if sums:
                 part.absolutes[index] += delta.abs().sum(dtype=torch.float64).item()
-            if part.histograms:
-                part.histograms[index].add(magnitudes(delta))
+            if histograms:
+                histograms[index].add(magnitudes(delta))
 
-    def _model_cuts(self, whole: _Part) -> tuple[Cuts, ...]:
+    def _model_cuts(
+        self, histograms: Sequence[MagnitudeHistogram], elements: int
+    ) -> tuple[Cuts, ...]:
         """A second pass for the ranks over the whole model."""
         if not self._ranks(Extent.MODEL):
             return ()
         fine = [
-            histogram.refine(_ranks(method, Extent.MODEL, whole.elements))
-            for histogram, method in zip(whole.histograms, self.methods, strict=True)
+            histogram.refine(_ranks(method, Extent.MODEL, elements))
+            for histogram, method in zip(histograms, self.methods, strict=True)
         ]
         jobs = (
             Job(partial(self._refine_span, spec, span, fine), self._cost(span))
@@ -227,9 +235,8 @@ class Survey:
             for span in self._spans(spec)
         )
         with closing(self.workers.ordered(jobs)) as results:
-            for found in results:
-                for mine, theirs in zip(fine, found, strict=True):
-                    mine.combine(theirs)
+            for counted in results:
+                _combine(fine, counted)
         return tuple(tuple(histogram.values()) for histogram in fine)
 
     def _refine_span(
@@ -321,6 +328,11 @@ class Survey:
             raise CannotMerge("Larv: compares task vectors with their base, and there is none")
         base = piece.base.reshape(spec.shape)
         return [rank_contrast(base, maker().reshape(spec.shape)) for maker in piece.makers]
+
+
+def _combine(mine: Sequence[Histogram], theirs: Sequence[Histogram]) -> None:
+    for own, other in zip(mine, theirs, strict=True):
+        own.combine(other)
 
 
 def by_name(names: Sequence[str]) -> list[int]:

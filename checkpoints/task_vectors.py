@@ -30,6 +30,8 @@ PIECE_ELEMENTS: Final = 2**18
 WATCHED_BYTES: Final = 2**24
 
 Maker: TypeAlias = Callable[[], Tensor]
+_Block: TypeAlias = tuple[int, Maker]
+"""How many elements, and what gives them."""
 StepOf: TypeAlias = Callable[[int, TensorSpec, int], tuple[Transform, Facts] | None]
 
 
@@ -157,18 +159,28 @@ class CheckpointStream(Stream):
         base = None if self._base is None else _ranges(self._base, spec, span)
         offset = span.start
         for blocks in zip(*streams, strict=True):
-            count = {block.numel() for block in blocks}
+            count = {elements for elements, _ in blocks}
             origin = self._origin(base, spec, offset)
             if len(count) != 1 or (origin is not None and origin.numel() not in count):
                 raise SchemaMismatch(f"tensor {spec.name!r}: the readers cut it into unlike blocks")
             makers = tuple(
-                partial(self._delta, name, spec, offset, block, origin)
-                for name, block in zip(self.names, blocks, strict=True)
+                partial(self._delta, name, spec, offset, read, origin)
+                for name, (_, read) in zip(self.names, blocks, strict=True)
             )
-            yield Piece(offset, blocks[0].numel(), origin, makers)
-            offset += blocks[0].numel()
+            yield Piece(offset, blocks[0][0], origin, makers)
+            offset += blocks[0][0]
 
-    def _blocks(self, reader: TensorReader, spec: TensorSpec, span: Span) -> Iterator[Tensor]:
+    def _blocks(self, reader: TensorReader, spec: TensorSpec, span: Span) -> Iterator[_Block]:
+        """What is plain bytes is read when it is its turn: no buffer for each of many files."""
+        if isinstance(reader, RangeReader) and not reader.decodes:
+            for start in range(span.start, span.stop, span.step):
+                stop = min(start + span.step, span.stop)
+                yield stop - start, partial(reader.piece, spec.name, start, stop)
+            return
+        for block in self._decoded(reader, spec, span):
+            yield block.numel(), partial(_same, block)
+
+    def _decoded(self, reader: TensorReader, spec: TensorSpec, span: Span) -> Iterator[Tensor]:
         if isinstance(reader, DeltaReader):
             return reader.delta_ranges(spec.name, span.start, span.stop, span.step, self._dtype)
         return _ranges(reader, spec, span)
@@ -185,8 +197,9 @@ class CheckpointStream(Stream):
         return block.to(self._device, self._dtype, copy=True)
 
     def _delta(
-        self, name: str, spec: TensorSpec, offset: int, block: Tensor, origin: Tensor | None
+        self, name: str, spec: TensorSpec, offset: int, read: Maker, origin: Tensor | None
     ) -> Tensor:
+        block = read()
         self._meter.add(block.nbytes)
         if self.checked:
             require_finite(block, name, spec, offset)
@@ -286,6 +299,10 @@ def spans(
     length = max(length // unit, 1) * unit if seekable else spec.elements
     for start in range(0, spec.elements, length):
         yield Span(start, min(start + length, spec.elements), step)
+
+
+def _same(block: Tensor) -> Tensor:
+    return block
 
 
 def _ranges(reader: TensorReader, spec: TensorSpec, span: Span) -> Iterator[Tensor]:

@@ -220,6 +220,8 @@ def test_the_base_is_named_too() -> None:
 class Short(MemoryReader):
     """Gives blocks of its own length."""
 
+    decodes = True
+
     def ranges(self, name: str, start: int, stop: int, step: int) -> Iterator[Tensor]:
         return super().ranges(name, start, stop, step + 1)
 
