@@ -17,6 +17,7 @@ class Found:
 
     Attributes:
         norms: of each contribution's task vector, over all tensors.
+        squares: squared norms, one a contribution, by tensor; with `norms`.
         sums: one a contribution, by tensor.
         gram: inner products over all tensors, (n, n), float64.
         grams: the same by tensor.
@@ -28,6 +29,7 @@ class Found:
     """
 
     norms: tuple[float, ...] = ()
+    squares: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     sums: Mapping[str, tuple[TensorSums, ...]] = field(default_factory=dict)
     gram: Tensor | None = None
     grams: Mapping[str, Tensor] = field(default_factory=dict)

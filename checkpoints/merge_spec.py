@@ -1,6 +1,6 @@
 """What a merge does with the parameters: the method, the steps around it, how exactly.
 
-contributions -> before -> method -> after -> + base
+contributions -> before -> method (-> to the mean norm) -> after -> + base
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from weft.checkpoints.schema import TensorSpec
 from weft.checkpoints.survey import passes
 from weft.checkpoints.task_vectors import PIECE_ELEMENTS, widest
-from weft.merging.method import Calibration, Method, Scope, Transform
+from weft.merging.method import Calibration, Method, Scope, Sequential, Transform
 from weft.merging.precision import Precision
 
 After = Transform | Calibration
@@ -77,7 +77,13 @@ class MergeSpec:
     def passes(self) -> int:
         """How often the contributions are read, all told."""
         surveys = sum(passes([step]) for step in self.steps)
-        return surveys + 1 + sum(isinstance(step, Calibration) for step in self.after)
+        calibrations = sum(isinstance(step, Calibration) for step in self.after)
+        return surveys + 1 + calibrations + self.keeps_mean_norm
+
+    @property
+    def keeps_mean_norm(self) -> bool:
+        """Whether the merged task vector is brought to the mean norm, which takes a pass."""
+        return isinstance(self.method, Sequential) and self.method.keeps_mean_norm
 
     @property
     def passes_on(self) -> bool:

@@ -1,12 +1,13 @@
 """One merge under way: from contributions to pieces of the merged model.
 
-    contributions -> before -> method -> after -> + base
+    contributions -> before -> method (-> to the mean norm) -> after -> + base
 
 Each step may ask for facts of what comes before it; they are found by passes over the
 stream up to there (`survey.py`), before a single byte is written.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -35,6 +36,7 @@ from weft.checkpoints.task_vectors import (
 )
 from weft.merging.blocks import Block, combined, in_proportion, merge_block
 from weft.merging.errors import CannotMerge
+from weft.merging.mean_norm import ToNorm, mean_norm
 from weft.merging.method import (
     Calibration,
     Combination,
@@ -100,6 +102,8 @@ class Merger:
         methods = (self._spec.method,) * len(stream.names)
         self._found = self._survey(stream, methods).answer()
         merged: Stream = MergedStream(stream, self._merge_piece)
+        if self._spec.keeps_mean_norm:
+            merged = self._transformed(merged, (ToNorm(norm=mean_norm(self._norms())),))
         for step in self._spec.after:
             if isinstance(step, Calibration):
                 merged = CalibratedStream(merged, stream, step, self._facts_of)
@@ -169,6 +173,16 @@ class Merger:
             piece=self._spec.piece_elements,
             key_of=partial(self._keys, stream.names),
         )
+
+    def _norms(self) -> Iterator[float]:
+        """Of the task vectors as they are weighted, which may be by tensor."""
+        weights = {
+            spec.name: self._spec.at(spec.name, self._weights).weights for spec in self._tensors
+        }
+        for index in range(len(self._contributions)):
+            if any(each[index] != 0 for each in weights.values()):
+                parts = self._found.squares.items()
+                yield math.sqrt(math.fsum(weights[n][index] ** 2 * sq[index] for n, sq in parts))
 
     def _facts_of(self, name: str) -> list[Facts]:
         """What a calibration knows of the contributions: who they are, what they weigh."""

@@ -109,8 +109,10 @@ class Survey:
         if _counts(self.methods):
             parts = self._count(whole, histograms)
         spans_model = self._combination is not None and self._combination.span is Extent.MODEL
+        normed = parts if Need.NORM in needs else {}
         return Found(
             norms=tuple(whole.squares.sqrt().tolist()) if Need.NORM in needs else (),
+            squares={n: tuple(p.squares.tolist()) for n, p in normed.items()},
             sums={n: p.sums() for n, p in parts.items()} if Need.SUMS in needs else {},
             gram=whole.gram if spans_model else None,
             grams={n: p.gram for n, p in parts.items() if p.gram is not None},

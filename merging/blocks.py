@@ -47,7 +47,8 @@ def merge_block(
 
     Args:
         method: any but a transform or a calibration. Of a combination the block is the
-            whole tensor, or all there is of a model.
+            whole tensor, or all there is of a model. What a method that keeps the mean
+            norm gives is not yet brought to it.
         block: which block.
         deltas: one task vector a contribution, of the block's shape. Iterated
             once a phase; folds and sequential methods keep one in memory at a time.

@@ -219,6 +219,11 @@ class Sequential(Method, ABC):
 
     __slots__ = ()
 
+    keeps_mean_norm: ClassVar[bool] = False
+    """Whether the merged task vector of the whole model is brought to the mean norm of the
+    weighted task vectors by whoever merges: `result` is before that, since a tensor does
+    not know the norm of the others (`weft.merging.mean_norm`)."""
+
     @abstractmethod
     def init(self, name: str, shape: Shape, base: Tensor | None) -> dict[str, Tensor]:
         """The state before the first contribution.

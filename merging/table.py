@@ -209,6 +209,13 @@ TABLE = (
         "no task vector longer than so much",
     ),
     _entry(
+        Kind.SEQUENTIAL,
+        "opcm",
+        "Opcm",
+        "arXiv:2501.09522",
+        "of each newcomer what is orthogonal to what is there",
+    ),
+    _entry(
         Kind.JOINT,
         "pcb",
         "Pcb",

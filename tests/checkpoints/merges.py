@@ -23,6 +23,7 @@ from weft.merging.method import (
     Facts,
     Method,
     Scope,
+    Sequential,
     Transform,
 )
 from weft.merging.methods.larv import Larv
@@ -203,6 +204,10 @@ def combine(
             )
         else:
             found[name] = merge_block(method, block, mine, facts)
+    if isinstance(method, Sequential) and method.keeps_mean_norm:
+        norms = [abs(w) * float(flat(d).norm()) for d, w in zip(deltas, weights, strict=False)]
+        factor = sum(norms) / len(norms) / float(flat(found).norm())
+        found = {name: tensor * factor for name, tensor in found.items()}
     return found
 
 

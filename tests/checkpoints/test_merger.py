@@ -28,7 +28,7 @@ from tests.checkpoints.merges import (
 )
 from tests.checkpoints.test_engine import MemorySink, same_model
 from weft.checkpoints.artifacts import open_contribution, put_delta, put_model
-from weft.checkpoints.engine import Contribution, merge
+from weft.checkpoints.engine import Contribution, Meter, merge
 from weft.checkpoints.errors import TooLarge
 from weft.checkpoints.merge_spec import MergeSpec, Tailored, Varied
 from weft.checkpoints.parallel import Workers
@@ -45,6 +45,7 @@ from weft.merging.methods.larv import Larv
 from weft.merging.methods.lines import Lines
 from weft.merging.methods.mean import Mean
 from weft.merging.methods.norm_clip import NormClip
+from weft.merging.methods.opcm import Opcm
 from weft.merging.methods.slerp import Slerp
 from weft.merging.methods.svc import Svc
 from weft.merging.methods.task_arithmetic import TaskArithmetic
@@ -242,6 +243,58 @@ def test_draws_after_a_merge_are_those_of_all_contributions_whatever_their_order
     assert same_model(one, engine_merge(spec, base, models, given=given[::-1]))
     other = [*given[:2], Contribution(name="a", reader=readers[2], weight=1.0, key=b"other")]
     assert not same_model(one, engine_merge(spec, base, models, given=other))
+
+
+@pytest.mark.parametrize("after", [(), (Lines(), Breadcrumbs())])
+@pytest.mark.parametrize("steps", [(), (Trim(density=0.6),)])
+def test_the_mean_norm_is_kept_before_what_comes_after(
+    steps: tuple[Transform, ...], after: tuple[Transform, ...]
+) -> None:
+    base, models = some_models()
+    weights = (0.5, 1.0, -2.0)
+    deltas = before(steps, base, task_vectors(base, models))
+    merged = combine(Opcm(), deltas, weights, base)
+    norms = [
+        float(flat(delta).norm()) * abs(weight)
+        for delta, weight in zip(deltas, weights, strict=True)
+    ]
+    assert float(flat(merged).norm()) == pytest.approx(sum(norms) / 3, rel=1e-12)
+    for step in after:
+        merged = transformed(step, merged, "merged", base)
+    spec = MergeSpec(method=Opcm(), before=steps, after=after)
+    found = engine_merge(spec, base, models, weights)
+    assert_close(found, added(base, merged))
+    rest = ["layers.2.norm", "layers.2.up.weight", "embed.weight"]
+    part = engine_merge(spec, base, models, weights, only=rest)
+    assert same_model(part, {name: found[name] for name in base if name in rest})
+
+
+def test_the_mean_norm_is_that_of_the_weights_by_tensor() -> None:
+    base, models = some_models()
+    deltas = task_vectors(base, models)
+    place = {tensor: index for index, tensor in enumerate(base)}
+
+    def at(tensor: str) -> Tailored:
+        return Tailored(method=Opcm(), weights=(place[tensor] / len(base), 0.0, -1.0))
+
+    spec = MergeSpec(method=Opcm(), tailor=at)
+    found = task_vectors(base, [engine_merge(spec, base, models)])[0]
+    weighted = [
+        {name: delta[name] * at(name).weights[index] for name in base}
+        for index, delta in enumerate(deltas)
+    ]
+    expected = sum(float(flat(weighted[index]).norm()) for index in (0, 2)) / 2
+    assert float(flat(found).norm()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_merge_reads_as_often_as_it_says() -> None:
+    base, models = some_models()
+    size = sum(tensor.nbytes for tensor in base.values()) * (1 + len(models))
+    for spec in (MergeSpec(method=Opcm()), MergeSpec(method=Opcm(), after=(NormClip(),))):
+        meter, sink = Meter(), MemorySink(MemoryReader(base).schema)
+        readers = [MemoryReader(model) for model in models]
+        merge(spec, MemoryReader(base), contributions(readers), readers[0], sink, meter=meter)
+        assert meter.total == spec.passes * size
 
 
 def test_who_draws_needs_a_key() -> None:
