@@ -51,6 +51,8 @@ class AdapterReader(DeltaReader):
     Args:
         folder: holds `adapter_config.json` and `adapter_model.safetensors`.
         base: what the adapter was trained on; stays open while this is read.
+        config: what stands in the configuration, where it lies elsewhere.
+        tensors: the file of the factors, where it has another name.
 
     Raises:
         MissingCheckpoint: a file is missing.
@@ -59,13 +61,21 @@ class AdapterReader(DeltaReader):
         SchemaMismatch: the adapter belongs to another base.
     """
 
-    def __init__(self, folder: Path, base: RangeReader) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        base: RangeReader,
+        *,
+        config: bytes | None = None,
+        tensors: Path | None = None,
+    ) -> None:
         self.path = folder
         self._base = base
-        config = read_whole(folder / CONFIG_NAME, MAX_CONFIG_BYTES)
+        if config is None:
+            config = read_whole(folder / CONFIG_NAME, MAX_CONFIG_BYTES)
         self.config = parse_config(config, str(folder / CONFIG_NAME))
         self._config_digest = digest_of(config)
-        self._file = _open_tensors(folder)
+        self._file = _open_tensors(folder) if tensors is None else FileReader(tensors)
         self._kept: OrderedDict[str, Factors] = OrderedDict()
         self._lock = Lock()
         try:

@@ -24,7 +24,7 @@ from weft.checkpoints.errors import BadManifest, MissingTensor, TooLarge
 from weft.checkpoints.header import layout_offsets
 from weft.checkpoints.schema import Schema, TensorSpec
 
-Kind: TypeAlias = Literal["model", "delta", "moments", "share", "index"]
+Kind: TypeAlias = Literal["model", "delta", "moments", "share", "index", "adapter", "state"]
 Json: TypeAlias = "bool | int | str | list[Json] | dict[str, Json] | None"
 
 FORMAT: Final = "weft-artifact-1"
@@ -37,7 +37,9 @@ MAX_COMMAS: Final = 24 * MAX_TENSORS
 
 __all__ = ["ChunkRef", "Kind", "Manifest", "TensorEntry"]
 
-KINDS: Final[tuple[Kind, ...]] = ("model", "delta", "moments", "share", "index")
+KINDS: Final[tuple[Kind, ...]] = (
+    *("model", "delta", "moments", "share", "index", "adapter", "state"),
+)
 FIELDS: Final = frozenset({"against", "codec", "format", "kind", "metadata", "tensors"})
 TENSOR_FIELDS: Final = frozenset({"chunks", "dtype", "name", "shape", "size"})
 CODEC_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")

@@ -135,15 +135,24 @@ class FoldState:
 
     @classmethod
     def from_tensors(
-        cls, method: Fold, name: str, shape: Shape, tensors: Mapping[str, Tensor]
+        cls,
+        method: Fold,
+        name: str,
+        shape: Shape,
+        tensors: Mapping[str, Tensor],
+        *,
+        tensor_shape: Shape | None = None,
+        precision: Precision = Precision.EXACT,
     ) -> "FoldState":
-        """The state of a first phase that `to_tensors` wrote.
+        """The state of a first phase that `to_tensors` wrote; see `zero`.
 
         Raises:
             CorruptState: a tensor is missing, or not of the right shape and dtype.
         """
         where = f"tensor {name!r}"
-        state = State.from_tensors(method.fields(name, shape), shape, tensors, where)
+        whole = shape if tensor_shape is None else tensor_shape
+        fields = precision.fields(method.fields(name, whole))
+        state = State.from_tensors(fields, shape, tensors, where)
         return cls(method, name, state, Tally.from_tensors(tensors, where), {})
 
     def _lift(self, block: Tensor, facts: Facts) -> Mapping[str, Tensor]:

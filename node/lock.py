@@ -38,8 +38,8 @@ class FolderLock:
             holder = os.pread(self._file, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(self._file)
             raise FolderInUse(
-                f"another weft node (pid {holder}) uses {folder}; "
-                "stop it, or give this node a data folder of its own"
+                f"another weft process (pid {holder}) uses {folder}; "
+                "stop it, or name another folder"
             ) from None
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)

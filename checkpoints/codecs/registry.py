@@ -6,12 +6,13 @@ from types import MappingProxyType
 from typing import Final
 
 from weft.checkpoints.codecs.codec import Codec
+from weft.checkpoints.codecs.int8 import Int8
 from weft.checkpoints.codecs.lossless import Lossless
 from weft.checkpoints.codecs.raw import Raw
 from weft.checkpoints.errors import UnknownCodec
 
 CODECS: Final[Mapping[str, type[Codec]]] = MappingProxyType(
-    {codec.name: codec for codec in (Raw, Lossless)}
+    {codec.name: codec for codec in (Raw, Lossless, Int8)}
 )
 
 

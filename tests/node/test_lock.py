@@ -27,7 +27,7 @@ def test_a_second_node_is_refused_by_the_pid_of_the_first(tmp_path: Path) -> Non
             FolderLock(tmp_path / "new" / "data")
         folder = tmp_path / "new" / "data"
         assert str(refused.value).startswith(
-            f"another weft node (pid {os.getpid()}) uses {folder}; "
+            f"another weft process (pid {os.getpid()}) uses {folder}; "
         )
     FolderLock(folder).release()
 

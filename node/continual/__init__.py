@@ -1,0 +1,1 @@
+"""The continual merge: checkpoints stream in, one model is always there."""

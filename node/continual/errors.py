@@ -1,0 +1,39 @@
+"""Errors of a continual merge, by family."""
+
+from weft.errors import Corrupt, InvalidInput, NotFound, Refused
+
+
+class BadStream(InvalidInput):
+    """A stream cannot be what it is asked to be."""
+
+
+class NoStream(NotFound):
+    """The folder holds no stream."""
+
+
+class NoSuchContribution(NotFound):
+    """No contribution of that number, name or digest."""
+
+
+class NoSuchGeneration(NotFound):
+    """No generation of that number."""
+
+
+class StreamExists(Refused):
+    """The folder holds a stream, or something else, already."""
+
+
+class StreamInUse(Refused):
+    """Another process works on the stream."""
+
+
+class NotKept(Refused):
+    """What a change needs was not kept; nothing has changed."""
+
+
+class Unfit(Refused):
+    """A contribution that the stream does not take; it goes on without it."""
+
+
+class StreamCorrupt(Corrupt):
+    """Files of the stream are not what its journal says."""

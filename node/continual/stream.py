@@ -1,0 +1,316 @@
+"""A stream in a folder: checkpoints come in, one merged model is always there.
+
+    DIR/stream.json      what the stream is; written once
+    DIR/journal.sqlite   what became of every contribution (`queue.py`)
+    DIR/lock             held by the one process that works on it
+    DIR/store/           the base, kept contributions, states
+    DIR/head/            the merged model (`head.py`)
+
+A contribution is acknowledged when its artifact and the journal's entry are durable. It is
+absorbed like this: state, then shards, each synced; then one journal entry; then the index
+of the head. Whatever the process is killed in, the next one begins where the journal ends.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final, Self
+
+import structlog
+
+from weft.checkpoints.errors import SchemaMismatch, WrongBase
+from weft.checkpoints.objects import PUT_PREFIX
+from weft.checkpoints.parallel import Workers
+from weft.errors import Corrupt
+from weft.merging.errors import FoldFull, NonFinite, OutOfBound
+from weft.node.continual.errors import NotKept, StreamCorrupt, Unfit
+from weft.node.continual.files import BASE, JOURNAL, STORE, read_identity
+from weft.node.continual.generations import Generations
+from weft.node.continual.intake import Intake
+from weft.node.continual.parts import Parts, open_parts
+from weft.node.continual.queue import (
+    ACCEPTED,
+    ADVANCED,
+    ASKED,
+    BEGUN,
+    REFUSED,
+    SET_ASIDE,
+    Advance,
+    Queue,
+    replayed,
+)
+from weft.node.continual.records import Cause, Contribution, Generation, Status
+from weft.node.continual.spec import Keep
+from weft.node.journal import Journal
+from weft.node.lock import FolderLock
+
+log = structlog.get_logger()
+
+UNFIT: Final = (NonFinite, OutOfBound, FoldFull, Unfit)
+"""What a contribution is set aside for; anything else stops the stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of an offer.
+
+    Attributes:
+        contribution: durable by now.
+        known: the same content had come before; nothing has changed.
+    """
+
+    contribution: Contribution
+    known: bool = False
+
+
+class Stream:
+    """A stream that this process works on; use it in a context.
+
+    Args:
+        folder: made by `files.begin`.
+        threads: workers.
+        memory_bytes: what they may fill between them.
+        clock: seconds since the epoch; noted, never believed.
+
+    Attributes:
+        queue: what became of every contribution.
+
+    Raises:
+        NoStream: there is none.
+        FolderInUse: another process works on it.
+        JournalCorrupt, StreamCorrupt: what lies there is not what was written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        threads: int = 1,
+        memory_bytes: int = 2**40,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.folder = folder
+        self.identity = read_identity(folder)
+        self._clock = clock
+        self._stack = ExitStack()
+        try:
+            self._stack.enter_context(FolderLock(folder))
+            self._journal = self._stack.enter_context(
+                Journal.open(folder / JOURNAL, identity=self.identity.whose)
+            )
+            self.queue = queue_of(self._journal)
+            workers = Workers(threads, memory_bytes)
+            self.parts: Parts = open_parts(folder, self.identity, self.queue, workers, self._stack)
+            self._intake, self._generations = Intake(self.parts), Generations(self.parts)
+            self._recover()
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def offer(
+        self,
+        path: Path,
+        *,
+        name: str = "",
+        weight: float = 1.0,
+        lineage: str = "",
+        step: int = 0,
+        started_from: int | None = None,
+        again: bool = False,
+    ) -> Receipt:
+        """Take a checkpoint, an adapter or a delta folder; durable when it returns.
+
+        Args:
+            path: what is taken; it is not needed afterwards.
+            name: for people; the path's name where nothing is said.
+            weight: in the merge.
+            lineage: the training run that it is a checkpoint of: it replaces an older one.
+            step: of that run.
+            started_from: the generation whose head it was trained from.
+            again: take it although the same content was revoked or set aside before.
+
+        Raises:
+            Unfit: it is not taken; noted in the history with its reason.
+            MissingCheckpoint, UnsupportedFile: nothing that could be taken is there.
+            NoSuchGeneration: it cannot have started from there.
+            DiskFull: no room; nothing has changed.
+        """
+        offered = Contribution(
+            seq=self.queue.next_seq,
+            name=name or path.name,
+            digest="",
+            weight=weight,
+            lineage=lineage,
+            step=step,
+            started_from=started_from,
+            at=self._clock(),
+        )
+        with self._refusing(offered):
+            stored = self._intake.stored(offered, path)
+        return self.take(stored, again=again)
+
+    def take(self, offered: Contribution, *, again: bool = False) -> Receipt:
+        """Take a contribution whose artifact is in the store already; see `offer`."""
+        known = self.queue.of_digest(offered.digest)
+        if known is not None and (not again or known.status in (Status.WAITING, Status.ABSORBED)):
+            return Receipt(known, known=True)
+        with self._refusing(offered):
+            offered = self._intake.examined(offered)
+        self.parts.store.pin(offered.digest, _owner(offered))
+        self._write(ACCEPTED, asdict(offered))
+        log.info("accepted", contribution=offered.seq, name=offered.name, norm=offered.norm)
+        return Receipt(offered)
+
+    def revoke(self, seq: int) -> Generation:
+        """Take a contribution out, as if it had never come.
+
+        Raises:
+            NoSuchContribution: there is none.
+            NotKept: what the method needs for it was not kept; nothing has changed.
+        """
+        each = self.queue.contribution(seq)
+        if each.status is Status.WAITING:
+            self._write(SET_ASIDE, {"seq": seq, "reason": "revoked before its turn"})
+            self._tidy()
+            return self.queue.generation
+        if each.status is not Status.ABSORBED:
+            raise NotKept(f"contribution {seq} is {each.status}; only what is in the head goes out")
+        kept = tuple(other for other in self.queue.generation.members if other != seq)
+        moves = self._generations.moves(kept)
+        self._generations.require_kept(moves, f"contribution {seq} cannot be revoked")
+        self._write(ASKED, {"revoke": seq})
+        self.work()
+        return self.queue.generation
+
+    def rollback(self, number: int) -> Generation:
+        """Make the head what it was in an earlier generation; what came since goes out.
+
+        Raises:
+            NoSuchGeneration: there is none.
+            NotKept: its state is gone, and what is needed to make it again was not kept.
+        """
+        past = self.queue.past(number)
+        if past.state and not self.parts.store.has(past.state):
+            moves = [(seq, True) for seq in past.members]
+            self._generations.require_kept(moves, f"generation {number}")
+        self._write(ASKED, {"back_to": number})
+        self.work()
+        return self.queue.generation
+
+    def work(self) -> Generation | None:
+        """Do one thing that is due; None where nothing is.
+
+        Raises:
+            DiskFull: no room; nothing has changed, try again.
+            StreamCorrupt, Corrupt: the stream's own files are damaged.
+        """
+        due = self.queue.due()
+        if due is None:
+            return None
+        try:
+            return self._advance(due)
+        except UNFIT as error:
+            if due.cause not in (Cause.ABSORBED, Cause.REPLACED):
+                raise
+            self._write(SET_ASIDE, {"seq": due.contribution, "reason": str(error)})
+            log.warning("set aside", contribution=due.contribution, reason=str(error))
+            self._tidy()
+            return self.queue.generation
+
+    def drain(self) -> None:
+        """Do all that is due."""
+        while self.work() is not None:
+            pass
+
+    def close(self) -> None:
+        """Let the stream go."""
+        self._stack.close()
+
+    def _advance(self, due: Advance) -> Generation:
+        made = self._generations.make(due, self._clock())
+        overlap = self._generations.overlap(due)
+        self._write(ADVANCED, {**asdict(made), "overlap": overlap})
+        self.parts.heads.publish(made)
+        self._tidy()
+        log.info("generation", number=made.number, cause=due.cause, about=due.contribution)
+        return made
+
+    @contextmanager
+    def _refusing(self, offered: Contribution) -> Iterator[None]:
+        """Note what is not taken, with its reason, and say so."""
+        try:
+            yield
+        except (Unfit, NonFinite, SchemaMismatch, WrongBase, Corrupt) as error:
+            told = replace(offered, status=Status.SET_ASIDE, reason=str(error))
+            self._write(REFUSED, asdict(told))
+            log.warning("set aside", name=offered.name, reason=str(error))
+            raise Unfit(str(error)) from error
+
+    def _recover(self) -> None:
+        """Make what the journal says true, whatever the last process left."""
+        for left in (self.folder / STORE / "staging").glob(f"{PUT_PREFIX}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        if not self.queue.generations:
+            self._first()
+        newest = self.queue.generation
+        if not self.parts.heads.has(newest.number):
+            self._write_again(newest)
+        self.parts.heads.publish(newest)
+        self._tidy()
+
+    def _first(self) -> None:
+        made = Generation(number=0, cause=Cause.BEGUN, head="", at=self._clock())
+        made = replace(made, head=self._generations.write_head(made)[0])
+        self._write(BEGUN, asdict(made))
+
+    def _write_again(self, newest: Generation) -> None:
+        head, _ = self._generations.write_head(newest)
+        if head != newest.head:
+            raise StreamCorrupt(
+                f"{self.folder}: the head of generation {newest.number} was lost, and is made"
+                " otherwise now; the store may be damaged (weft store verify)"
+            )
+
+    def _write(self, kind: str, entry: dict[str, object]) -> None:
+        """Durable first, then in effect."""
+        self._journal.append(kind, entry)
+        self.queue.apply(kind, entry)
+
+    def _tidy(self) -> None:
+        """Keep what may be needed, and nothing else."""
+        store, kept = self.parts.store, self.queue.generations[-self.parts.spec.retain - 1 :]
+        wanted = {(each.state, "state") for each in kept if each.state}
+        wanted |= {(c.digest, _owner(c)) for c in self.queue.contributions if self._keeps(c)}
+        wanted.add((self.identity.base, BASE))
+        held = set(store.pins())
+        for digest, owner in wanted - held:
+            store.pin(digest, owner)
+        for digest, owner in held - wanted:
+            store.unpin(digest, owner)
+        store.gc(keep_unpinned_s=0)
+        self.parts.heads.keep_only(each.number for each in kept)
+
+    def _keeps(self, each: Contribution) -> bool:
+        if each.status is Status.WAITING:
+            return True
+        # A checkpoint of a run can only be replaced while it is kept.
+        keeps = self.parts.spec.keep is not Keep.NONE or bool(each.lineage)
+        return each.status is Status.ABSORBED and keeps
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def queue_of(journal: Journal) -> Queue:
+    """The queue that a journal leads to."""
+    return replayed((record.kind, record.data) for record in journal.entries())
+
+
+def _owner(each: Contribution) -> str:
+    return f"contribution:{each.seq}"
