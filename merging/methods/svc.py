@@ -36,10 +36,9 @@ class Svc(Calibration):
 
     Source: SVC 2026, When shared knowledge hurts: spectral over-accumulation in model
         merging, arXiv:2602.05536, equations 4 and 8 and algorithm 1, with n contributions
-        of weight one. Their released script takes the mean of p where all p_ri are
-        positive, and leaves s_r otherwise. A response shorter than 1e-7 s_r is taken for
-        that long (theirs: 1e-6), so that rounding errors count as nothing. The weights are
-        ours.
+        of weight one, and their released script. A response shorter than 1e-7 s_r is
+        taken for that long, so that rounding errors count as nothing; theirs where it is
+        shorter than 1e-6, whatever s_r. The weights are ours.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.BASE})
