@@ -25,7 +25,7 @@ class MetricWeighted(FactWeighted):
 
     Attributes:
         form: how a metric becomes a weight.
-        penalty: p; the larger, the more the best one prevails.
+        penalty: p; the larger, the more the best one prevails. With 0 all weigh alike.
         reference: m_0 of the exponential: about the metric of the best.
         bound: largest magnitude of v D, a power of two.
 
@@ -36,7 +36,7 @@ class MetricWeighted(FactWeighted):
     """
 
     form: str = option("power", "m to v", choices=("power", "inverse", "exponential"))
-    penalty: float = option(1.0, "p, how much the best one prevails", above=0)
+    penalty: float = option(1.0, "p, how much the best one prevails", least=0)
     reference: float = option(0.0, "metric at which the weight is one, of the exponential")
     bound: float = option(BOUND, "largest magnitude of v D", power_of_two=True)
 

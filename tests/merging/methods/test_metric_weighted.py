@@ -111,6 +111,12 @@ def test_a_negative_loss_has_no_inverse() -> None:
 
 
 @pytest.mark.parametrize("form", ["power", "inverse", "exponential"])
+def test_without_a_penalty_all_weigh_alike(form: str) -> None:
+    expected = ((ONE + TWO) / 2).tolist()
+    assert merged(MetricWeighted(form=form, penalty=0.0), 0.3, 7.0) == expected
+
+
+@pytest.mark.parametrize("form", ["power", "inverse", "exponential"])
 @pytest.mark.parametrize("metric", [0.3, 7.0])
 def test_one_is_given_back(form: str, metric: float) -> None:
     method = MetricWeighted(form=form, penalty=2.0)
@@ -124,7 +130,7 @@ def test_it_is_marked_as_experimental() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"form": "softmax"}, {"penalty": 0.0}, {"penalty": -1.0}, {"reference": math.nan}],
+    [{"form": "softmax"}, {"penalty": -1.0}, {"reference": math.nan}],
     ids=str,
 )
 def test_bad_options(options: dict[str, float]) -> None:
