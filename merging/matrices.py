@@ -3,7 +3,12 @@
 A file does not say which module owned a tensor. So one rule: a matrix, both of whose
 sides are longer than one, and whose name is not that of a table of embeddings or of the
 layer that reads them out again. Those are indexed by tokens or positions, their rows are
-seen one at a time, and the published recipes of the spectral methods leave them out.
+seen one at a time, and the published recipes of the spectral methods leave them out. What
+lies within a module of that name, such as the layers that embed a time step, is none.
+
+The released codes of ACE, Iso-C, Iso-CTS, TSV-M and DC-Merge average CLIP's
+`text_projection` as well, and that of SVC leaves it as it is; here it is a linear weight
+like others. A user who wants it as there adds it to `tables`.
 """
 
 import re
@@ -13,8 +18,14 @@ from weft.merging.hyperparameters import option
 from weft.merging.method import Scope
 from weft.merging.monoids import Shape
 
-TABLES: Final = r"(^|[._])(embed\w*|\w*embeddings?|wte|wpe|lm_head|shared|position_ids)([.]|$)"
-"""Names of tables, as a regular expression searched for in a tensor's name."""
+_EMBEDDED: Final = r"embeds?_\w+([.]\d+)?|embed\w*|\w*embeddings?|wte|wpe|shared"
+"""The last module of a name, or several that are numbered, as in `embed_tokens.0`."""
+
+EMBEDDINGS: Final = rf"(^|[._])({_EMBEDDED})([.]weight)?$"
+"""Names of tables of embeddings, as a regular expression searched for in a tensor's name."""
+
+TABLES: Final = rf"(^|[._])({_EMBEDDED}|lm_head([.]decoder)?|position_ids)([.]weight)?$"
+"""The same with the layers that read them out."""
 
 
 def tables_option() -> Any:

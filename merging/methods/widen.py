@@ -11,11 +11,9 @@ from torch import Tensor
 from weft.merging.consensus import require_finite
 from weft.merging.errors import CannotMerge
 from weft.merging.hyperparameters import option
+from weft.merging.matrices import EMBEDDINGS
 from weft.merging.method import Facts, Joint, Need, Scope
 from weft.merging.monoids import Shape
-
-EMBEDDINGS: Final = r"(^|[._])(embed\w*|\w*embeddings?|wte|wpe|shared)([.]|$)"
-"""Names of tables of embeddings, as a regular expression searched for in a name."""
 
 _ROWS: Final = 256
 """Rows whose squares are in memory at a time."""

@@ -81,6 +81,8 @@ def test_only_tables_of_embeddings_are_transposed() -> None:
     assert not torch.equal(plain, table)
     turned = widened(method, base.T.contiguous(), delta.T.contiguous(), name="fc.weight")
     assert torch.equal(table, turned.T)
+    within = widened(method, base, delta, name="time_embedding.linear_1.weight")
+    assert torch.equal(within, plain)
     chosen = Widen(calibration=0.0, embeddings=r"^lm_head\.")
     assert torch.equal(widened(chosen, base, delta, name="lm_head.weight"), table)
 
