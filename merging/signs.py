@@ -72,8 +72,9 @@ def mean_of_side(sums: Mapping[str, Tensor], side: Tensor, unit: float) -> Tenso
         unit: of the exact sums. Weights below it round to none, and their part of a
             mean is then too small, never too large.
     """
-    upper = sums[POSITIVE].div_(sums[UPS].clamp_(min=unit))
-    lower = sums[NEGATIVE].div_(sums[DOWNS].clamp_(min=unit))
+    least = max(unit, torch.finfo(sums[UPS].dtype).tiny)
+    upper = sums[POSITIVE].div_(sums[UPS].clamp_(min=least))
+    lower = sums[NEGATIVE].div_(sums[DOWNS].clamp_(min=least))
     return _chosen(upper, lower, side)
 
 

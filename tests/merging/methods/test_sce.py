@@ -85,6 +85,28 @@ def test_what_does_not_vary_is_not_selected() -> None:
     assert merged(Sce(select=0.99), [same]).tolist() == [0.0] * 4
 
 
+@pytest.mark.parametrize("size", [1e-3, 1e-6, 1e-9])
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_what_sums_round_is_no_variance(count: int, size: float) -> None:
+    """Squares are sums on a grid, of which the smallest elements fill a few units."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(40, 50, generator=generator, dtype=torch.float64)
+    # Some elements are as small as the grid itself.
+    same = values * size * 10.0 ** -torch.randint(0, 12, (40, 50), generator=generator)
+    assert not merged(Sce(select=0.5), [same] * count).any()
+    weights = [float(place % 3 + 1) for place in range(count)]
+    assert not merged(Sce(select=0.5), [same] * count, weights).any()
+
+
+def test_of_elements_that_vary_and_others_the_share_is_of_the_former() -> None:
+    generator = torch.Generator().manual_seed(0)
+    deltas = list(torch.randn(3, 2000, generator=generator, dtype=torch.float64) * 1e-7)
+    alike = torch.rand(2000, generator=generator) < 0.5
+    deltas = [torch.where(alike, deltas[0], delta) for delta in deltas]
+    chosen = int(0.5 * int((~alike).sum()))
+    assert int(merged(Sce(select=0.5), deltas).count_nonzero()) == chosen
+
+
 @pytest.mark.parametrize("select", [0.05, 0.3, 0.9, 1.0])
 @pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0, 0.25]])
 def test_as_the_reference(select: float, weights: list[float] | None) -> None:
@@ -94,11 +116,27 @@ def test_as_the_reference(select: float, weights: list[float] | None) -> None:
 
 
 @pytest.mark.parametrize("select", [0.5, 1.0])
-def test_small_task_vectors_keep_their_digits(select: float) -> None:
-    method = Sce(select=select)
-    small = merged(method, [delta * 2.0**-14 for delta in DELTAS])
-    expected = merged(method, DELTAS) * 2.0**-14
+@pytest.mark.parametrize("exponent", [-14, -24, -27])
+def test_small_task_vectors_keep_their_digits(select: float, exponent: int) -> None:
+    """2^-27 is 7e-9: cubes of it are 4e-25."""
+    method, size = Sce(select=select), 2.0**exponent
+    small = merged(method, [delta * size for delta in DELTAS])
+    expected = merged(method, DELTAS) * size
     torch.testing.assert_close(small, expected, rtol=1e-9, atol=0)
+
+
+def test_a_smaller_bound_reaches_further_down() -> None:
+    small = [delta * 2.0**-44 for delta in DELTAS]
+    found = merged(Sce(bound=2.0**-16), small)
+    torch.testing.assert_close(found, merged(Sce(), DELTAS) * 2.0**-44, rtol=1e-3, atol=0)
+    assert not merged(Sce(), small).any()
+
+
+def test_a_smaller_bound_leaves_fast_sums_what_they_hold() -> None:
+    zeros = [torch.zeros(4), torch.zeros(4)]
+    block = Block(name="w", tensor_shape=(4,), shape=(4,), precision=Precision.FLOAT32)
+    found = merge_block(Sce(bound=2.0**-32), block, zeros, facts_of(zeros))
+    assert found.tolist() == [0.0] * 4
 
 
 @pytest.mark.parametrize("select", [0.5, 1.0])

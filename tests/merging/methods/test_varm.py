@@ -41,12 +41,19 @@ def test_as_the_reference(weights: list[float] | None) -> None:
     assert_same_models(found, varm(base, models, weights=weights))
 
 
-@pytest.mark.parametrize("size", [1e-3, 1e-5, 1e-6])
-def test_small_task_vectors_keep_their_digits(size: float) -> None:
+@pytest.mark.parametrize(
+    ("size", "rtol"), [(1e-3, 1e-14), (1e-6, 1e-14), (1e-7, 1e-12), (1e-8, 1e-9), (1e-9, 1e-7)]
+)
+def test_small_task_vectors_keep_their_digits(size: float, rtol: float) -> None:
     # Their energies, times themselves, are far below the unit of a sum of one limb.
     expected = merged([ONE, TWO]) * size
-    rtol = 1e-12 if size > 1e-4 else 1e-4
     torch.testing.assert_close(merged([ONE * size, TWO * size]), expected, rtol=rtol, atol=0)
+
+
+def test_a_smaller_bound_reaches_further_down() -> None:
+    small, block = [ONE * 1e-12, TWO * 1e-12], Block(name="w", tensor_shape=(2,), shape=(2,))
+    found = merge_block(Varm(bound=2.0**-16), block, small, facts_of(small))
+    torch.testing.assert_close(found, merged([ONE, TWO]) * 1e-12, rtol=1e-3, atol=0)
 
 
 def test_the_energy_is_that_of_the_tensor_not_of_the_block() -> None:
