@@ -62,6 +62,9 @@ COMMANDS: tuple[CommandEntry, ...] = (
     CommandEntry(name="merge", panel=FILES, help="Merge models into one folder: any method."),
     CommandEntry(name="store", panel=FILES, help="A store of artifacts: size, garbage, verify."),
     CommandEntry(
+        name="stream", panel=FILES, help="Checkpoints stream in, one merged model is always there."
+    ),
+    CommandEntry(
         name="topology", panel=FILES, help="A graph in figures: gap, degrees, bytes a round."
     ),
 )

@@ -144,7 +144,7 @@ def merge(
     job = replace(
         _job(recipe, out, dtype, sums, _device(device), prefix),
         threads=threads or os.cpu_count() or 1,
-        memory_bytes=_memory(memory),
+        memory_bytes=memory_allowed(memory),
         shard_bytes=_bytes(shard_size, "--shard-size"),
         resume=resume,
         mixed_dtypes=mixed_dtypes,
@@ -267,7 +267,8 @@ def _bytes(text: str, option: str) -> int:
     return byte_size(text, option)
 
 
-def _memory(text: str | None) -> int:
+def memory_allowed(text: str | None) -> int:
+    """Bytes that work under way may take: as asked for, or a quarter of what is there."""
     if text is not None:
         return _bytes(text, "--memory")
     return _memory_here() // 4

@@ -41,7 +41,7 @@ def recipe_of(
     paths = [str(path) for path in models]
     _require_distinct(models)
     pairs = zip(paths, names_of(paths), _weights(weights, len(paths)), strict=True)
-    options = parse_options(entry(method).load(), _pairs(settings, "--set"), called=method)
+    options = parse_options(entry(method).load(), pairs_of(settings, "--set"), called=method)
     return Recipe(
         method=method,
         options=options,
@@ -58,11 +58,16 @@ def recipe_of(
 
 def _step(text: str, option: str) -> Step:
     name, _, rest = text.partition(":")
-    texts = _pairs([part for part in rest.split(",") if part], f"{option} {name}")
+    texts = pairs_of([part for part in rest.split(",") if part], f"{option} {name}")
     return Step(name=name, options=parse_options(entry(name).load(), texts, called=name))
 
 
-def _pairs(texts: Sequence[str], option: str) -> dict[str, str]:
+def pairs_of(texts: Sequence[str], option: str) -> dict[str, str]:
+    """`key=value` each, as a mapping.
+
+    Raises:
+        InvalidInput: not of that form, or a key twice; names the option.
+    """
     found: dict[str, str] = {}
     for text in texts:
         key, equals, value = text.partition("=")

@@ -312,5 +312,17 @@ def queue_of(journal: Journal) -> Queue:
     return replayed((record.kind, record.data) for record in journal.entries())
 
 
+def seen(folder: Path) -> Queue:
+    """What became of every contribution, for a look; also while another process works.
+
+    Raises:
+        NoStream: there is none.
+        JournalCorrupt: its journal is damaged.
+    """
+    identity = read_identity(folder)
+    with Journal.open(folder / JOURNAL, identity=identity.whose) as journal:
+        return queue_of(journal)
+
+
 def _owner(each: Contribution) -> str:
     return f"contribution:{each.seq}"

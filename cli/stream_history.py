@@ -1,0 +1,92 @@
+"""The history of a stream: as a document, as tables, as a picture."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from weft.node.continual.queue import Queue
+
+
+def document(queue: "Queue") -> dict[str, object]:
+    """What is known of all contributions and generations."""
+    return {"contributions": queue.contributions, "generations": queue.generations}
+
+
+def table(queue: "Queue") -> "Group":
+    """The same for a person."""
+    from rich.console import Group
+    from rich.table import Table
+
+    came = Table(title="contributions", title_justify="left", box=None)
+    for column in ("number", "name", "status", "norm", "overlap", "came", "digest", "reason"):
+        came.add_column(column)
+    for each in queue.contributions:
+        lineage = f" ({each.lineage} {each.step})" if each.lineage else ""
+        came.add_row(
+            str(each.seq),
+            f"{each.name}{lineage}",
+            each.status.value,
+            _number(each.norm),
+            _number(each.overlap),
+            _when(each.at),
+            each.digest[:8],
+            each.reason,
+        )
+    made = Table(title="generations", title_justify="left", box=None)
+    for column in ("number", "cause", "about", "contributions", "norm", "score", "at", "digest"):
+        made.add_column(column)
+    for generation in queue.generations:
+        made.add_row(
+            str(generation.number),
+            generation.cause.value,
+            "" if generation.contribution is None else str(generation.contribution),
+            str(len(generation.members)),
+            _number(generation.norm),
+            _number(generation.score),
+            _when(generation.at),
+            generation.head[:8],
+        )
+    return Group(came, made)
+
+
+def drawn(queue: "Queue", path: Path) -> None:
+    """Norms, overlap with what was merged before, and score over the stream.
+
+    Raises:
+        InvalidInput: matplotlib is missing, or the file's kind is none that it draws.
+    """
+    from weft.errors import InvalidInput
+
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InvalidInput("--plot needs matplotlib: pip install 'weft[plots]'") from None
+    came = [each for each in queue.contributions if each.norm is not None]
+    made = queue.generations
+    scored = [each for each in made if each.score is not None]
+    figure = Figure(figsize=(8, 8), layout="constrained")
+    norms, overlaps, scores = figure.subplots(3, 1)
+    norms.plot([c.seq for c in came], [c.norm for c in came], ".", label="task vectors")
+    norms.plot([g.number for g in made], [g.norm for g in made], "-", label="merged")
+    norms.set(ylabel="norm", xlabel="contribution, generation")
+    norms.legend()
+    known = [each for each in came if each.overlap is not None]
+    overlaps.plot([c.seq for c in known], [c.overlap for c in known], ".")
+    overlaps.set(ylabel="cosine to what was merged before", xlabel="contribution")
+    scores.plot([g.number for g in scored], [g.score for g in scored], ".-")
+    scores.set(ylabel="score of the gate" if scored else "no gate", xlabel="generation")
+    try:
+        figure.savefig(path)
+    except ValueError as error:
+        raise InvalidInput(f"--plot {path}: {error}") from error
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _when(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at else ""
