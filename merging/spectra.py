@@ -31,6 +31,11 @@ to float32 has values of about 1e-8 where it should have none."""
 _SURE: Final = 2.0**-10
 """Down to this share of the largest, singular vectors are taken from one Gram matrix."""
 
+_STRIPED: Final = 256
+"""From this side on, a Gram matrix is made in strips, without most of its upper half."""
+
+_STRIPS: Final = 4
+
 
 def thin_svd(
     matrix: Tensor, tolerance: float = RANK_TOLERANCE, most: int | None = None
@@ -55,6 +60,29 @@ def thin_svd(
     return left, torch.cat([part[1] for part in parts]) * unit, right
 
 
+def right_svd(
+    tall: Tensor, tolerance: float = RANK_TOLERANCE
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """U, s, V of a matrix as `thin_svd` finds them, without U where U = M V / s is as exact.
+
+    That product is then the caller's to make, or to do without.
+
+    Args:
+        tall: (m, n), m >= n, float64, finite; not modified.
+        tolerance: as of `thin_svd`.
+
+    Returns:
+        (m, r) or None, (r,) falling, (n, r).
+    """
+    scaled, unit = _scaled(tall)
+    squares, vectors = _gram_eigen(scaled)
+    if _all_sure(squares, tolerance):
+        return None, squares.sqrt_() * unit, vectors
+    parts = list(_rounds(scaled, squares, vectors, tolerance, None))
+    left, values, right = (torch.cat(each, dim=-1) for each in zip(*parts, strict=True))
+    return left, values * unit, right
+
+
 def polar(matrix: Tensor, tolerance: float = RANK_TOLERANCE) -> Tensor:
     """U V^T: the nearest partial isometry, of the matrix's numerical rank; float64.
 
@@ -66,8 +94,8 @@ def polar(matrix: Tensor, tolerance: float = RANK_TOLERANCE) -> Tensor:
         return polar(matrix.T, tolerance).T
     tall, _ = _scaled(matrix)
     squares, vectors = _gram_eigen(tall)
-    if len(squares) > 0 and bool(squares[-1] > squares[0] * max(_SURE, tolerance) ** 2):
-        # All directions in one round: two products of the smaller side instead of U.
+    if _all_sure(squares, tolerance):
+        # Two products of the smaller side instead of U.
         return tall @ ((vectors / squares.sqrt()) @ vectors.T)
     parts = list(_rounds(tall, squares, vectors, tolerance, None))
     return torch.cat([part[0] for part in parts], 1) @ torch.cat([part[2] for part in parts], 1).T
@@ -123,10 +151,28 @@ def _rounds(
         squares, vectors = _gram_eigen(rest)
 
 
+def _all_sure(squares: Tensor, tolerance: float) -> bool:
+    """Whether all directions are there and can be taken from one Gram matrix."""
+    return len(squares) > 0 and bool(squares[-1] > squares[0] * max(_SURE, tolerance) ** 2)
+
+
 def _gram_eigen(tall: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues of the Gram matrix, falling and not below zero, and their vectors."""
-    squares, vectors = torch.linalg.eigh(tall.T @ tall)
+    squares, vectors = torch.linalg.eigh(_lower_gram(tall))
     return squares.clamp_(min=0).flip(0), vectors.flip(1)
+
+
+def _lower_gram(tall: Tensor) -> Tensor:
+    """The Gram matrix on and below the diagonal, which is all that is looked at."""
+    side = tall.shape[1]
+    if side < _STRIPED:
+        return tall.T @ tall
+    gram = torch.zeros(side, side, dtype=tall.dtype, device=tall.device)
+    step = -(-side // _STRIPS)
+    for start in range(0, side, step):
+        stop = min(start + step, side)
+        torch.matmul(tall[:, start:].T, tall[:, start:stop], out=gram[start:, start:stop])
+    return gram
 
 
 def _root(squares: Tensor) -> float:

@@ -12,7 +12,7 @@ from weft.merging.hyperparameters import option
 from weft.merging.matrices import is_linear, linear_scope, tables_option
 from weft.merging.method import Facts, Need, Scope, Sequential, Totals
 from weft.merging.monoids import Shape
-from weft.merging.spectra import RANK_TOLERANCE, thin_svd
+from weft.merging.spectra import right_svd
 
 PROJECTIONS: Final = ("block", "released", "rows_and_columns")
 
@@ -90,21 +90,41 @@ class Opcm(Sequential):
             anchor: S, (out, in), float64, not zero. Not modified.
             delta: D, of the same shape and dtype. Not modified.
         """
-        left, values, right = thin_svd(anchor, RANK_TOLERANCE)
+        if anchor.shape[0] < anchor.shape[1]:
+            return self.project(anchor.T, delta.T).T
+        left, values, right = right_svd(anchor)
         block = self._block(values)
-        core = left.T @ (delta @ right.T)
-        kept = core.clone()
-        if self.projection != "released":
-            kept.fill_diagonal_(0)
-        kept[:block, :block] = 0
-        removed = left @ ((core - kept) @ right)
+        if left is None and anchor.shape[0] >= 2 * anchor.shape[1]:
+            # U = S V / s: all but two products are of the smaller side.
+            removed = anchor @ self._removed(right / values, anchor.T @ delta, right, block)
+        else:
+            left = anchor @ (right / values) if left is None else left
+            removed = self._removed(left, delta, right, block)
+        kept = delta - removed
         if self.projection == "rows_and_columns":
-            lead, across = left[:, :block], right[:block]
-            rows = delta - lead @ (lead.T @ delta)
-            rest = rows - (rows @ across.T) @ across
-            tail = left[:, block:] * core.diagonal()[block:]
-            return rest - tail @ right[block:]
-        return delta - removed
+            across = right[:, :block]
+            kept -= (delta @ across) @ across.T
+        return kept
+
+    def _removed(self, left: Tensor, delta: Tensor, right: Tensor, block: int) -> Tensor:
+        """What the projection takes away, but for columns alone.
+
+        Args:
+            left: U, (out, r), or what gives it from the left.
+            delta: D, or what stands for it between `left` and `right`.
+            right: V, (in, r).
+            block: side of the block.
+        """
+        count = block if self.projection == "released" else right.shape[1]
+        left, right = left[:, :count], right[:, :count]
+        inner = delta @ right
+        # Of Z = U^T D V only the block and the diagonal.
+        rows = (left * inner).sum(0).unsqueeze(1) * right.T
+        lead = left[:, :block].T
+        rows[:block] = (lead @ inner[:, :block]) @ right[:, :block].T
+        if self.projection == "rows_and_columns":
+            rows[:block] = lead @ delta - rows[:block]
+        return left @ rows
 
     def _block(self, values: Tensor) -> int:
         """r: the side of the block."""

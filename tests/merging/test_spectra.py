@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from weft.merging.spectra import levelled, polar, thin_svd
+from weft.merging.spectra import levelled, polar, right_svd, thin_svd
 
 EMPTY = [(0, 0), (3, 0), (0, 3), (1, 0), (0, 1)]
 
@@ -89,3 +89,21 @@ def test_small_values_survive_the_gram_matrix() -> None:
     values = torch.tensor([1.0, 1e-3, 1e-5], dtype=torch.float64)
     left, right = torch.linalg.qr(normal(6, 3)).Q, torch.linalg.qr(normal(5, 3)).Q
     check((left * values) @ right.T)
+
+
+@pytest.mark.parametrize("shape", [(300, 260), (1000, 300), (7, 7), (9, 1)], ids=str)
+@pytest.mark.parametrize("rank", [None, 1])
+def test_left_vectors_are_left_out_where_a_product_gives_them(
+    shape: tuple[int, int], rank: int | None
+) -> None:
+    matrix = normal(*shape)
+    if rank is not None:
+        matrix = matrix[:, :1] @ normal(1, shape[1])
+    left, values, right = right_svd(matrix)
+    full, expected, turned = thin_svd(matrix)
+    torch.testing.assert_close(values, expected, rtol=1e-12, atol=0)
+    assert (left is None) == (len(values) == shape[1])
+    made = matrix @ (right / values) if left is None else left
+    torch.testing.assert_close(made * (full * made).sum(0).sign(), full, rtol=0, atol=1e-9)
+    torch.testing.assert_close((made * values) @ right.T, matrix, rtol=0, atol=1e-9)
+    assert turned.shape == right.T.shape

@@ -274,6 +274,20 @@ def test_singular_values_of_any_size_are_exact() -> None:
         close(Opcm(projection=projection).project(anchor, delta), torch.from_numpy(expected), 1e-8)
 
 
+@pytest.mark.parametrize("shape", [(300, 300), (700, 300), (300, 700)], ids=str)
+@pytest.mark.parametrize("projection", PROJECTIONS)
+@pytest.mark.parametrize("floor", [1e-2, 1e-5])
+def test_larger_as_the_reference(projection: str, shape: tuple[int, int], floor: float) -> None:
+    """Both ways to the left vectors, and Gram matrices in strips."""
+    left, _, right = torch.linalg.svd(noise(22, *shape), full_matrices=False)
+    values = torch.arange(1, 301).double() ** -0.7 + floor
+    values[-5:] = floor * torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5])
+    anchor, delta = (left * values) @ right, noise(23, *shape)
+    expected = reference.projected(anchor.numpy(), delta.numpy(), 0.5, projection)
+    found = Opcm(projection=projection).project(anchor, delta)
+    assert float((found - torch.from_numpy(expected)).norm()) < 1e-9 * float(delta.norm())
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("shape", [(5,), (4, 4)], ids=str)
 def test_what_is_not_finite_is_refused(value: float, shape: tuple[int, ...]) -> None:
