@@ -128,6 +128,11 @@ class Queue:
         same = [each for each in self._contributions.values() if each.digest == digest]
         return same[-1] if same else None
 
+    def of_source(self, source: str) -> Contribution | None:
+        """The newest contribution that came from there."""
+        same = (each for each in reversed(self._contributions.values()) if each.source == source)
+        return next(same, None)
+
     def past(self, number: int) -> Generation:
         """The generation of that number.
 

@@ -70,6 +70,8 @@ class Contribution:
         status: where it is.
         reason: why it was not taken.
         generation: the first one that it was part of.
+        source: what it came from, for whoever asks whether that has come already: an upload,
+            or a watched file as it was; empty: not noted.
     """
 
     seq: int
@@ -86,6 +88,7 @@ class Contribution:
     status: Status = Status.WAITING
     reason: str = ""
     generation: int | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,6 +120,8 @@ class Stream:
         step: int = 0,
         started_from: int | None = None,
         again: bool = False,
+        source: str = "",
+        check: Callable[[], None] | None = None,
     ) -> Receipt:
         """Take a checkpoint, an adapter or a delta folder; durable when it returns.
 
@@ -131,6 +133,9 @@ class Stream:
             step: of that run.
             started_from: the generation whose head it was trained from.
             again: take it although the same content was revoked or set aside before.
+            source: noted with it; `Queue.of_source` finds it.
+            check: called once all was read; raises where that is no longer what lies there,
+                and nothing is noted.
 
         Raises:
             Unfit: it is not taken; noted in the history with its reason.
@@ -147,9 +152,12 @@ class Stream:
             step=step,
             started_from=started_from,
             at=self._clock(),
+            source=source,
         )
         with self._refusing(offered):
             stored = self._intake.stored(offered, path)
+        if check is not None:
+            check()
         return self.take(stored, again=again)
 
     def take(self, offered: Contribution, *, again: bool = False) -> Receipt:
@@ -163,6 +171,25 @@ class Stream:
         self._write(ACCEPTED, asdict(offered))
         log.info("accepted", contribution=offered.seq, name=offered.name, norm=offered.norm)
         return Receipt(offered)
+
+    def refuse(
+        self, reason: str, *, name: str, lineage: str = "", step: int = 0, source: str = ""
+    ) -> Contribution:
+        """Note something that is not taken, unread; see `offer`."""
+        told = Contribution(
+            seq=self.queue.next_seq,
+            name=name,
+            digest="",
+            lineage=lineage,
+            step=step,
+            at=self._clock(),
+            status=Status.SET_ASIDE,
+            reason=reason,
+            source=source,
+        )
+        self._write(REFUSED, asdict(told))
+        log.warning("set aside", name=name, reason=reason)
+        return told
 
     def revoke(self, seq: int) -> Generation:
         """Take a contribution out, as if it had never come.
