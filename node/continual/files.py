@@ -15,7 +15,7 @@ from weft.checkpoints.sidecars import find_sidecars
 from weft.checkpoints.store import Store
 from weft.node.continual.errors import NoStream, StreamCorrupt, StreamExists
 from weft.node.continual.gate import require_command
-from weft.node.continual.head import HeadFolder
+from weft.node.continual.head import TEMPORARY, HeadFolder
 from weft.node.continual.spec import StreamSpec
 
 STREAM: Final = "stream.json"
@@ -64,6 +64,8 @@ def begin(folder: Path, base: Path, spec: StreamSpec) -> Identity:
     with open_input(base) as reader:
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
+            for left in filter(TEMPORARY.fullmatch, os.listdir(folder)):
+                (folder / left).unlink()
         require_space(folder, 2 * reader.schema.size_bytes)
         store = Store(folder / STORE)
         digest = put_model(store, reader)
@@ -109,5 +111,5 @@ def read_identity(folder: Path) -> Identity:
 
 def _taken(folder: Path) -> bool:
     """Whether anything lies there that an interrupted `begin` has not left."""
-    names = set(os.listdir(folder))
+    names = {name for name in os.listdir(folder) if not TEMPORARY.fullmatch(name)}
     return STREAM in names or bool(names - {STORE, HEAD})

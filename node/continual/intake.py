@@ -10,7 +10,7 @@ from typing import Final
 
 from weft.checkpoints.blocks import RangeReader
 from weft.node.continual.arrival import norm_and_overlap
-from weft.node.continual.errors import Unfit
+from weft.node.continual.errors import StreamCorrupt, Unfit
 from weft.node.continual.parts import Parts
 from weft.node.continual.records import Contribution, Status
 
@@ -35,6 +35,7 @@ class Intake:
         """
         with self._started_from(offered.started_from) as head:
             digest, form = self._parts.kept.put(path, head)
+        self._require_own_head(digest, offered.started_from)
         return replace(offered, digest=digest, form=form)
 
     def examined(self, offered: Contribution) -> Contribution:
@@ -52,8 +53,21 @@ class Intake:
         self._require_usual(norm, offered.name)
         return replace(offered, norm=norm)
 
+    def _require_own_head(self, digest: str, generation: int | None) -> None:
+        """What it is against was hashed on the way: shards of a head may have rotted."""
+        if not generation:
+            return
+        found = self._parts.store.manifest(digest).against
+        if found != self._queue.past(generation).head:
+            raise StreamCorrupt(
+                f"{self._parts.heads.path}: the shards of generation {generation} have changed on"
+                f" the disk: their digest is {found}, not {self._queue.past(generation).head}"
+            )
+
     def _require_usual(self, norm: float, name: str) -> None:
         members = map(self._queue.contribution, self._queue.generation.members)
+        if not math.isfinite(norm):
+            raise Unfit(f"{name}: the norm of its task vector is beyond what a float64 holds")
         others = [each.norm for each in members if each.norm]
         usual = statistics.median(others) if len(others) >= ENOUGH_NORMS else math.inf
         if norm > usual * self._parts.spec.norm_factor:

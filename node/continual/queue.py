@@ -14,6 +14,7 @@ short is due again, and one whose entry is in the journal never is.
     advanced   a new generation: one contribution in, out or replaced, or a step back
     set_aside  a contribution that was acknowledged cannot be absorbed, and why
     asked      a contribution is to be revoked, or the stream to be rolled back
+    dropped    the oldest of these wishes cannot be done, and why
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,7 @@ REFUSED: Final = "refused"
 ADVANCED: Final = "advanced"
 SET_ASIDE: Final = "set_aside"
 ASKED: Final = "asked"
+DROPPED: Final = "dropped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,15 @@ class Queue:
     def waiting(self) -> tuple[Contribution, ...]:
         """Acknowledged and not yet absorbed, in their order."""
         return tuple(c for c in self._contributions.values() if c.status is Status.WAITING)
+
+    @property
+    def wishing(self) -> bool:
+        """Whether a revocation or a rollback was asked for and not yet done."""
+        return bool(self._wishes)
+
+    def wishes(self, entry: Entry) -> bool:
+        """Whether exactly this was asked for and not yet done."""
+        return _Wish(**entry) in self._wishes  # type: ignore[arg-type]
 
     @property
     def next_seq(self) -> int:
@@ -181,6 +192,8 @@ class Queue:
             self._set_aside(int(str(data["seq"])), str(data["reason"]))
         elif kind == ASKED:
             self._wishes.append(_Wish(**data))  # type: ignore[arg-type]
+        elif kind == DROPPED:
+            del self._wishes[0]
         else:
             self._advance(generation_of(data), data)
 

@@ -11,6 +11,7 @@ absorbed like this: state, then shards, each synced; then one journal entry; the
 of the head. Whatever the process is killed in, the next one begins where the journal ends.
 """
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -21,12 +22,12 @@ from typing import Final, Self
 
 import structlog
 
-from weft.checkpoints.errors import SchemaMismatch, WrongBase
+from weft.checkpoints.errors import BadTensor, SchemaMismatch, WrongBase
 from weft.checkpoints.objects import PUT_PREFIX
 from weft.checkpoints.parallel import Workers
 from weft.errors import Corrupt
-from weft.merging.errors import FoldFull, NonFinite, OutOfBound
-from weft.node.continual.errors import NotKept, StreamCorrupt, Unfit
+from weft.merging.errors import BadOption, CannotMerge, FoldFull, NonFinite, OutOfBound
+from weft.node.continual.errors import BadStream, NotKept, StreamCorrupt, Unfit
 from weft.node.continual.files import BASE, JOURNAL, STORE, read_identity
 from weft.node.continual.generations import Generations
 from weft.node.continual.intake import Intake
@@ -36,6 +37,7 @@ from weft.node.continual.queue import (
     ADVANCED,
     ASKED,
     BEGUN,
+    DROPPED,
     REFUSED,
     SET_ASIDE,
     Advance,
@@ -49,8 +51,8 @@ from weft.node.lock import FolderLock
 
 log = structlog.get_logger()
 
-UNFIT: Final = (NonFinite, OutOfBound, FoldFull, Unfit)
-"""What a contribution is set aside for; anything else stops the stream."""
+UNFIT: Final = (NonFinite, OutOfBound, FoldFull, CannotMerge, BadOption, NotKept, Unfit)
+"""What a contribution is set aside for, and a wish dropped; anything else stops the stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class Stream:
         self.identity = read_identity(folder)
         self._clock = clock
         self._stack = ExitStack()
+        self._base_is_whole = self._settled = False
         try:
             self._stack.enter_context(FolderLock(folder))
             self._journal = self._stack.enter_context(
@@ -154,6 +157,9 @@ class Stream:
             at=self._clock(),
             source=source,
         )
+        if not math.isfinite(weight):
+            raise BadStream(f"{offered.name}: a contribution cannot have weight {weight}")
+        self._require_base()
         with self._refusing(offered):
             stored = self._intake.stored(offered, path)
         if check is not None:
@@ -165,6 +171,7 @@ class Stream:
         known = self.queue.of_digest(offered.digest)
         if known is not None and (not again or known.status in (Status.WAITING, Status.ABSORBED)):
             return Receipt(known, known=True)
+        self._require_base()
         with self._refusing(offered):
             offered = self._intake.examined(offered)
         self.parts.store.pin(offered.digest, _owner(offered))
@@ -208,8 +215,7 @@ class Stream:
         kept = tuple(other for other in self.queue.generation.members if other != seq)
         moves = self._generations.moves(kept)
         self._generations.require_kept(moves, f"contribution {seq} cannot be revoked")
-        self._write(ASKED, {"revoke": seq})
-        self.work()
+        self._wish({"revoke": seq})
         return self.queue.generation
 
     def rollback(self, number: int) -> Generation:
@@ -221,30 +227,30 @@ class Stream:
         """
         past = self.queue.past(number)
         if past.state and not self.parts.store.has(past.state):
-            moves = [(seq, True) for seq in past.members]
-            self._generations.require_kept(moves, f"generation {number}")
-        self._write(ASKED, {"back_to": number})
-        self.work()
+            moves = self._generations.moves(past.members)
+            self._generations.require_kept(moves, f"generation {number} cannot be made again")
+        self._wish({"back_to": number})
         return self.queue.generation
 
     def work(self) -> Generation | None:
         """Do one thing that is due; None where nothing is.
 
         Raises:
-            DiskFull: no room; nothing has changed, try again.
+            DiskFull: no room; try again.
+            BadStream: the gate does not say what a head is worth; nothing has changed.
+            One of `UNFIT`: a revocation or a rollback cannot be done; it is dropped.
             StreamCorrupt, Corrupt: the stream's own files are damaged.
         """
+        self._settle()
         due = self.queue.due()
         if due is None:
             return None
         try:
             return self._advance(due)
         except UNFIT as error:
+            self._give_up(due, str(error))
             if due.cause not in (Cause.ABSORBED, Cause.REPLACED):
                 raise
-            self._write(SET_ASIDE, {"seq": due.contribution, "reason": str(error)})
-            log.warning("set aside", contribution=due.contribution, reason=str(error))
-            self._tidy()
             return self.queue.generation
 
     def drain(self) -> None:
@@ -256,12 +262,31 @@ class Stream:
         """Let the stream go."""
         self._stack.close()
 
+    def _wish(self, wish: dict[str, object]) -> None:
+        """Ask for it, unless it has been asked for and was not done yet; do all that was."""
+        if not self.queue.wishes(wish):
+            self._write(ASKED, wish)
+        while self.queue.wishing:
+            self.work()
+
+    def _give_up(self, due: Advance, reason: str) -> None:
+        """Go on without what cannot be done."""
+        if due.cause in (Cause.ABSORBED, Cause.REPLACED):
+            self._write(SET_ASIDE, {"seq": due.contribution, "reason": reason})
+            log.warning("set aside", contribution=due.contribution, reason=reason)
+        else:
+            self._write(DROPPED, {"reason": reason})
+            log.warning("dropped", cause=due.cause, about=due.contribution, reason=reason)
+        self._settled = False
+        self._settle()
+
     def _advance(self, due: Advance) -> Generation:
+        self._require_base()
         made = self._generations.make(due, self._clock())
         overlap = self._generations.overlap(due)
         self._write(ADVANCED, {**asdict(made), "overlap": overlap})
-        self.parts.heads.publish(made)
-        self._tidy()
+        self._settled = False
+        self._settle()
         log.info("generation", number=made.number, cause=due.cause, about=due.contribution)
         return made
 
@@ -270,7 +295,7 @@ class Stream:
         """Note what is not taken, with its reason, and say so."""
         try:
             yield
-        except (Unfit, NonFinite, SchemaMismatch, WrongBase, Corrupt) as error:
+        except (Unfit, NonFinite, BadTensor, SchemaMismatch, WrongBase, Corrupt) as error:
             told = replace(offered, status=Status.SET_ASIDE, reason=str(error))
             self._write(REFUSED, asdict(told))
             log.warning("set aside", name=offered.name, reason=str(error))
@@ -280,20 +305,39 @@ class Stream:
         """Make what the journal says true, whatever the last process left."""
         for left in (self.folder / STORE / "staging").glob(f"{PUT_PREFIX}*"):
             shutil.rmtree(left, ignore_errors=True)
+        self.parts.heads.sweep()
         if not self.queue.generations:
             self._first()
         newest = self.queue.generation
         if not self.parts.heads.has(newest.number):
             self._write_again(newest)
-        self.parts.heads.publish(newest)
-        self._tidy()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Publish what the journal says, and keep what it needs: once more where that failed."""
+        if not self._settled:
+            self.parts.heads.publish(self.queue.generation)
+            self._tidy()
+            self._settled = True
+
+    def _require_base(self) -> None:
+        """All is against the base, which is read unhashed: hash it once before that."""
+        if self._base_is_whole:
+            return
+        for verdict in self.parts.store.verify([self.identity.base]):
+            if verdict.fault:
+                path = self.parts.store.payload_path(self.identity.base)
+                raise StreamCorrupt(f"{path}: the base of the stream: {verdict.fault}")
+        self._base_is_whole = True
 
     def _first(self) -> None:
+        self._require_base()
         made = Generation(number=0, cause=Cause.BEGUN, head="", at=self._clock())
         made = replace(made, head=self._generations.write_head(made)[0])
         self._write(BEGUN, asdict(made))
 
     def _write_again(self, newest: Generation) -> None:
+        self._require_base()
         head, _ = self._generations.write_head(newest)
         if head != newest.head:
             raise StreamCorrupt(
