@@ -82,6 +82,13 @@ TABLE = (
         "what at least k of them want to keep",
     ),
     _entry(
+        Kind.SEQUENTIAL,
+        "continual_ties",
+        "ContinualTies",
+        "arXiv:2501.09522",
+        "TIES of what is there and each newcomer, added again",
+    ),
+    _entry(
         Kind.JOINT,
         "coordinate_median",
         "CoordinateMedian",
@@ -112,6 +119,13 @@ TABLE = (
         "arXiv:2508.11442",
         "weights from how far each tensor moved",
         experimental=True,
+    ),
+    _entry(
+        Kind.SEQUENTIAL,
+        "dop",
+        "Dop",
+        "openreview:zD5cUX67b9",
+        "close to what is there and to the newcomer, where each is strong",
     ),
     _entry(Kind.SEQUENTIAL, "ema", "Ema", "arXiv:2408.14471", "a moving average of what comes in"),
     _entry(
@@ -207,6 +221,13 @@ TABLE = (
         "NormClip",
         "arXiv:1911.07963",
         "no task vector longer than so much",
+    ),
+    _entry(
+        Kind.SEQUENTIAL,
+        "nufilt",
+        "Nufilt",
+        "arXiv:2509.21413",
+        "filters from each newcomer the leading inputs of what is there",
     ),
     _entry(
         Kind.SEQUENTIAL,

@@ -17,7 +17,7 @@ def test_names_are_sorted_and_the_table_is_too() -> None:
 def test_every_line_says_what_it_is() -> None:
     for line in TABLE:
         assert entry(line.name) is line
-        assert line.paper.startswith("arXiv:")
+        assert line.paper.startswith(("arXiv:", "openreview:"))
         assert line.load().__module__ == line.module
         assert (line.load().__doc__ or "").count("Source:") == 1
 
