@@ -160,8 +160,13 @@ class _Absorbed(StreamState):
         if facts.weight == 0:
             return
         wide = block.to(torch.float64)
-        self._state = self._method.absorb(self._place.name, self._state, wide, facts)
+        state = self._method.absorb(self._place.name, self._state, wide, facts)
+        # As it would be stored: whoever is taken up again goes on like whoever never stopped.
+        self._state = {name: self._kept(value).to(value.dtype) for name, value in state.items()}
         self._tally.add(facts.weight)
+
+    def _kept(self, value: Tensor) -> Tensor:
+        return value.float() if self._place.precision is Precision.FLOAT32 else value
 
     def remove(self, block: Tensor, facts: Facts) -> None:
         raise NotRemovable(
@@ -176,8 +181,7 @@ class _Absorbed(StreamState):
         return self._method.result(self._place.name, self._state, totals)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        narrow = self._place.precision is Precision.FLOAT32
-        state = {name: value.float() if narrow else value for name, value in self._state.items()}
+        state = {name: self._kept(value) for name, value in self._state.items()}
         return {**state, **self._tally.to_tensors()}
 
 
