@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import secrets
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +13,12 @@ from typing import Final
 from weft.checkpoints.artifacts import put_model
 from weft.checkpoints.disk import disk_errors, require_space, sync_folder, write_bytes
 from weft.checkpoints.inputs import open_input
+from weft.checkpoints.objects import PUT_PREFIX
 from weft.checkpoints.sidecars import find_sidecars
 from weft.checkpoints.store import Store
 from weft.node.continual.errors import NoStream, StreamCorrupt, StreamExists
 from weft.node.continual.gate import require_command
-from weft.node.continual.head import TEMPORARY, HeadFolder
+from weft.node.continual.head import CANDIDATE, HeadFolder
 from weft.node.continual.spec import StreamSpec
 
 STREAM: Final = "stream.json"
@@ -27,6 +30,8 @@ BASE: Final = "base"
 """Who pins the base in the store."""
 
 FORMAT: Final = 1
+TEMPORARY: Final = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+"""What a file is called before it is whole; see `DurableFile`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +69,7 @@ def begin(folder: Path, base: Path, spec: StreamSpec) -> Identity:
     with open_input(base) as reader:
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            for left in filter(TEMPORARY.fullmatch, os.listdir(folder)):
-                (folder / left).unlink()
+        sweep(folder)
         require_space(folder, 2 * reader.schema.size_bytes)
         store = Store(folder / STORE)
         digest = put_model(store, reader)
@@ -82,6 +86,16 @@ def begin(folder: Path, base: Path, spec: StreamSpec) -> Identity:
     write_bytes(folder / STREAM, f"{json.dumps(document, indent=2)}\n".encode())
     sync_folder(folder.parent)
     return identity
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a process that was killed has left half made."""
+    for place in (folder, folder / STORE, folder / HEAD):
+        for name in os.listdir(place) if place.is_dir() else ():
+            if TEMPORARY.fullmatch(name):
+                (place / name).unlink(missing_ok=True)
+    for left in (*(folder / STORE / "staging").glob(f"{PUT_PREFIX}*"), folder / CANDIDATE):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def read_identity(folder: Path) -> Identity:

@@ -11,7 +11,6 @@ generations before it stay, so whoever opened the old one reads on.
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -35,8 +34,6 @@ BlocksOf = Callable[[TensorSpec], Iterable[Tensor]]
 GENERATION_KEY: Final = "weft_generation"
 ROOM: Final = 2**20
 CANDIDATE: Final = "candidate"
-TEMPORARY: Final = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
-"""What a file is called before it is whole; see `DurableFile`."""
 
 
 class HeadFolder:
@@ -127,21 +124,10 @@ class HeadFolder:
             if mark and mark not in kept:
                 (self.path / name).unlink(missing_ok=True)
 
-    def sweep(self) -> None:
-        """Remove what a process that was killed has left half written."""
-        shutil.rmtree(self._candidate, ignore_errors=True)
-        for name in os.listdir(self.path):
-            if TEMPORARY.fullmatch(name):
-                (self.path / name).unlink(missing_ok=True)
-
-    @property
-    def _candidate(self) -> Path:
-        return self.path.parent / CANDIDATE
-
     @contextmanager
     def candidate(self, generation: int) -> Iterator[Path]:
         """A generation that is not published, as a model folder of its own, for a look."""
-        folder = self._candidate
+        folder = self.path.parent / CANDIDATE
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         try:

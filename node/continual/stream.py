@@ -12,7 +12,6 @@ of the head. Whatever the process is killed in, the next one begins where the jo
 """
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,12 +22,11 @@ from typing import Final, Self
 import structlog
 
 from weft.checkpoints.errors import BadTensor, SchemaMismatch, WrongBase
-from weft.checkpoints.objects import PUT_PREFIX
 from weft.checkpoints.parallel import Workers
 from weft.errors import Corrupt
 from weft.merging.errors import BadOption, CannotMerge, FoldFull, NonFinite, OutOfBound
 from weft.node.continual.errors import BadStream, NotKept, StreamCorrupt, Unfit
-from weft.node.continual.files import BASE, JOURNAL, STORE, read_identity
+from weft.node.continual.files import BASE, JOURNAL, read_identity, sweep
 from weft.node.continual.generations import Generations
 from weft.node.continual.intake import Intake
 from weft.node.continual.parts import Parts, open_parts
@@ -303,9 +301,7 @@ class Stream:
 
     def _recover(self) -> None:
         """Make what the journal says true, whatever the last process left."""
-        for left in (self.folder / STORE / "staging").glob(f"{PUT_PREFIX}*"):
-            shutil.rmtree(left, ignore_errors=True)
-        self.parts.heads.sweep()
+        sweep(self.folder)
         if not self.queue.generations:
             self._first()
         newest = self.queue.generation

@@ -1,5 +1,6 @@
 """Small streams of small models, and what they come to."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,10 +9,10 @@ from pathlib import Path
 from shutil import rmtree
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from weft.checkpoints.reader import open_checkpoint
+from weft.checkpoints.reader import INDEX_NAME, open_checkpoint
 from weft.node.continual import files
 from weft.node.continual.spec import Keep, StreamSpec
 from weft.node.continual.stream import Stream
@@ -112,6 +113,17 @@ def read_head(folder: Path) -> Model:
         return {name: reader.read(name) for name in reader.schema.names}
 
 
+def published(folder: Path) -> tuple[str, Model]:
+    """The head as any other program opens it, by safetensors; and the digest that it claims."""
+    home = folder / files.HEAD
+    index = json.loads((home / INDEX_NAME).read_bytes())
+    found: Model = {}
+    for shard in sorted(set(index["weight_map"].values())):
+        found |= load_file(home / shard)
+    assert found.keys() == index["weight_map"].keys()
+    return str(index["metadata"]["weft_digest"]), found
+
+
 def same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
     """Whether two models are equal, bit for bit (no NaN among them)."""
     return found.keys() == expected.keys() and all(
@@ -129,3 +141,21 @@ def in_memory(prefix: str) -> Iterator[Path]:
         yield folder
     finally:
         rmtree(folder)
+
+
+def tiny(value: float) -> Model:
+    """Two tensors in two shards (of `TINY_SHARD` bytes), few enough for thousands of streams."""
+    return {
+        "a.weight": torch.full((3, 2), value),
+        "b.bias": torch.arange(4.0) * value,
+    }
+
+
+TINY_SHARD = 32
+
+
+def save_tiny(folder: Path, count: int) -> list[Path]:
+    """A tiny base, and contributions `c1`, `c2`, ... whose numbers are the values."""
+    save(folder / "base", tiny(0.5))
+    (folder / "base" / "config.json").write_text("{}")
+    return [save(folder / f"c{number}", tiny(0.5 + number)) for number in range(1, count + 1)]
