@@ -1,12 +1,13 @@
 """The answer of a survey: facts of many contributions, ready to be handed to a method."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from torch import Tensor
 
-from weft.merging.method import Cut, Extent, Facts, Layer, Method, TensorSums
+from weft.merging.errors import CannotMerge
+from weft.merging.method import Extent, Facts, Layer, Method, TensorSums
 
 Cuts: TypeAlias = tuple[float, ...]
 
@@ -47,23 +48,33 @@ class Found:
             facts: its name and weight, and the place of the block.
             method: what will be told.
             name: of the tensor.
+
+        Raises:
+            CannotMerge: it asks for ranks that were not looked up.
         """
         sums = self.sums.get(name)
         return replace(
             facts,
             norm=self.norms[index] if self.norms else None,
             sums=sums[index] if sums else None,
-            cuts=self._cuts(index, method.cuts, name),
+            cuts=self._cuts(index, method, name),
             key=self.keys[index] if self.keys else b"",
             layer=self.layers.get(name),
             scale=self.scales[name][index] if self.scales else None,
         )
 
-    def _cuts(self, index: int, cuts: Sequence[Cut], name: str) -> Cuts:
-        if not cuts:
+    def _cuts(self, index: int, method: Method, name: str) -> Cuts:
+        if not method.cuts:
             return ()
         answers = {
             Extent.MODEL: iter(self.model_cuts[index] if self.model_cuts else ()),
             Extent.TENSOR: iter(self.tensor_cuts[name][index] if self.tensor_cuts else ()),
         }
-        return tuple(next(answers[cut.extent]) for cut in cuts)
+        asked = (next(answers[cut.extent], None) for cut in method.cuts)
+        found = tuple(cut for cut in asked if cut is not None)
+        if len(found) < len(method.cuts):
+            raise CannotMerge(
+                f"tensor {name!r}: {type(method).__name__} asks for ranks there that were not"
+                " looked up; the method that says what is needed asks for none"
+            )
+        return found

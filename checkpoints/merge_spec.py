@@ -28,7 +28,8 @@ class Varied:
     """A transform whose hyperparameters vary from tensor to tensor.
 
     Attributes:
-        usual: says what it needs; of the same class as all that `at` gives.
+        usual: says what it needs, and asks for all that any of them asks for; of the same
+            class as all that `at` gives.
         at: the transform for a tensor, by its name.
     """
 
@@ -54,6 +55,7 @@ class MergeSpec:
             number of threads, but may on the device.
         tailor: method and weights by tensor, where they are not the same for all: the
             same method with other hyperparameters, weights in the contributions' order.
+            `method` then asks for all that any of them asks for.
     """
 
     method: Method
@@ -66,12 +68,20 @@ class MergeSpec:
 
     @property
     def steps(self) -> tuple[Method, ...]:
-        """All of them."""
-        own = [step for steps in self.own.values() for step in steps]
-        transforms = [
-            step.usual if isinstance(step, Varied) else step for step in (*own, *self.before)
-        ]
+        """All of them; of those that vary the one that says what is needed."""
+        transforms = [step.usual if isinstance(step, Varied) else step for step in self._transforms]
         return (*transforms, self.method, *self.after)
+
+    def steps_at(self, name: str) -> tuple[Method, ...]:
+        """All of them, as they are for a tensor."""
+        transforms = [
+            step.at(name) if isinstance(step, Varied) else step for step in self._transforms
+        ]
+        return (*transforms, self.at(name, ()).method, *self.after)
+
+    @property
+    def _transforms(self) -> tuple[Transform | Varied, ...]:
+        return (*(step for steps in self.own.values() for step in steps), *self.before)
 
     @property
     def passes(self) -> int:
@@ -105,7 +115,7 @@ class MergeSpec:
 
     def scope(self, spec: TensorSpec) -> Scope:
         """How much of a tensor the steps must see at a time."""
-        return widest([step.scope(spec.name, spec.shape) for step in self.steps])
+        return widest([step.scope(spec.name, spec.shape) for step in self.steps_at(spec.name)])
 
     def at(self, name: str, weights: Sequence[float]) -> Tailored:
         """Method and weights for a tensor."""

@@ -1,6 +1,7 @@
 """From a recipe to the job of a merge: names become methods, schedules become functions."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from weft.cli.recipe import PASSTHROUGH, Recipe, Slice, Source, Step
 from weft.cli.schedule import Schedule
 from weft.merging.errors import BadOption
 from weft.merging.layers import layers
-from weft.merging.method import Calibration, Extent, Method, Transform
+from weft.merging.method import Calibration, Extent, Fold, Method, Transform
 from weft.merging.precision import Precision
 from weft.merging.registry import create
 
@@ -105,20 +106,26 @@ def _usual_weight(weight: Schedule) -> float:
 
 
 def _created(name: str, options: Mapping[str, object], scheduled: Mapping[str, Schedule]) -> Method:
-    """A method; what varies has its first value, and all its values are tried."""
+    """A method; what varies has the value that asks for most, and all its values are tried."""
     if name == PASSTHROUGH:
         name = "mean"
-    first = {option: schedule.anchors[0] for option, schedule in scheduled.items()}
-    usual = create(name, **options, **first)
+    values = {option: schedule.anchors[0] for option, schedule in scheduled.items()}
     for option, schedule in scheduled.items():
-        for value in set(schedule.anchors):
-            other = create(name, **{**options, **first, option: value})
-            if _model_ranks(other) != _model_ranks(usual):
-                raise BadOption(
-                    f"{name}: {option} cannot vary from tensor to tensor where magnitudes are"
-                    " ranked over the whole model; set extent to tensor"
-                )
-    return usual
+        made = {
+            each: create(name, **options, **{**values, option: each}) for each in schedule.anchors
+        }
+        if any(_model_ranks(one) != _model_ranks(two) for one, two in pairwise(made.values())):
+            raise BadOption(
+                f"{name}: {option} cannot vary from tensor to tensor where magnitudes are"
+                " ranked over the whole model; set extent to tensor"
+            )
+        values[option] = max(made, key=lambda each: _asked(made[each]))
+    return create(name, **options, **values)
+
+
+def _asked(method: Method) -> tuple[int, int]:
+    """Ranks and looks: with a density of 1, say, there are none of the former."""
+    return len(method.cuts), method.phases if isinstance(method, Fold) else 1
 
 
 def _model_ranks(method: Method) -> list[int]:

@@ -4,10 +4,12 @@ import gc
 import math
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.checkpoints.merges import (
     KEYS,
@@ -36,7 +38,8 @@ from weft.checkpoints.reader import MemoryReader
 from weft.checkpoints.store import Store
 from weft.merging import registry
 from weft.merging.errors import CannotMerge
-from weft.merging.method import Calibration, Method, Transform
+from weft.merging.hyperparameters import option
+from weft.merging.method import Calibration, Facts, Method, Scope, Transform
 from weft.merging.methods.breadcrumbs import Breadcrumbs
 from weft.merging.methods.dare import Dare
 from weft.merging.methods.della import Della
@@ -46,11 +49,13 @@ from weft.merging.methods.lines import Lines
 from weft.merging.methods.mean import Mean
 from weft.merging.methods.norm_clip import NormClip
 from weft.merging.methods.opcm import Opcm
+from weft.merging.methods.sce import Sce
 from weft.merging.methods.slerp import Slerp
 from weft.merging.methods.svc import Svc
 from weft.merging.methods.task_arithmetic import TaskArithmetic
 from weft.merging.methods.ties import Ties
 from weft.merging.methods.trim import Trim
+from weft.merging.monoids import Shape
 from weft.merging.precision import Precision
 from weft.merging.registry import Kind
 
@@ -65,6 +70,20 @@ def transform(name: str) -> Transform:
     made = registry.create(name)
     assert isinstance(made, Transform)
     return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shaped(Transform):
+    """Changes nothing, and looks at the shape that it is shown."""
+
+    whole: bool = option(False, "whether it must see the whole tensor")
+
+    def scope(self, name: str, shape: Shape) -> Scope:
+        return Scope.MATRIX if self.whole else Scope.ELEMENT
+
+    def apply(self, name: str, block: Tensor, facts: Facts) -> Tensor:
+        assert block.ndim == (2 if self.whole else 1)
+        return block.clone()
 
 
 def before(steps: Sequence[Transform], base: Model, deltas: Sequence[Model]) -> list[Model]:
@@ -200,6 +219,38 @@ def test_method_and_weights_may_vary_from_tensor_to_tensor(name: str) -> None:
     for tensor in base:
         expected = combine(at(tensor).method, deltas, at(tensor).weights, base)
         assert_close({tensor: found[tensor]}, added({tensor: base[tensor]}, expected))
+
+
+def test_a_tensor_is_seen_as_its_own_method_and_steps_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that say what is needed are content with any elements."""
+    small_pieces(monkeypatch)
+    base, models = some_models()
+    whole = "layers.1.up.weight"
+
+    def at(name: str) -> Tailored:
+        return Tailored(method=Sce(select=0.5 if name == whole else 1.0), weights=WEIGHTS)
+
+    varied = Varied(usual=Shaped(), at=lambda name: Shaped(whole=name == "layers.2.up.weight"))
+    found = engine_merge(MergeSpec(method=Sce(), tailor=at, before=(varied,)), base, models)
+    deltas = task_vectors(base, models)
+    for name in base:
+        expected = combine(at(name).method, deltas, WEIGHTS, base)
+        assert_close({name: found[name]}, added({name: base[name]}, expected))
+
+
+@pytest.mark.parametrize("step", [False, True])
+def test_ranks_that_were_not_looked_up_are_missed_in_one_line(step: bool) -> None:
+    base, models = some_models()
+    few, every = Trim(density=0.5, extent="tensor"), Trim(density=1, extent="tensor")
+    spec = MergeSpec(method=Mean(), before=(Varied(usual=every, at=lambda name: few),))
+    if not step:
+        method = Ties(density=0.5, extent="tensor")
+        tailored = Tailored(method=method, weights=WEIGHTS)
+        spec = MergeSpec(method=replace(method, density=1), tailor=lambda name: tailored)
+    with pytest.raises(
+        CannotMerge, match=r"'conv.weight': T\w+ asks for ranks there that were not"
+    ):
+        engine_merge(spec, base, models)
 
 
 def test_no_weight_at_a_tensor_leaves_the_base_there() -> None:
