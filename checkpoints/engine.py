@@ -111,7 +111,7 @@ class _Run:
         whole = own.schema.parameters
         mine = [tensor for tensor in self._tensors if tensor.kind == "parameter"]
         self._merger = Merger(spec, base, present, whole, workers, meter)
-        require_alike(whole if spec.passes > 1 else mine, base, present)
+        require_alike(whole if spec.surveys else mine, base, present)
         self._require_memory(mine)
 
     def _require_memory(self, tensors: Sequence[TensorSpec]) -> None:

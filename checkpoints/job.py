@@ -345,9 +345,9 @@ def require_same_model(
 
 def bytes_to_read(job: MergeJob) -> int:
     """About how many bytes a merge will read, from the sizes of the files."""
-    inputs = [*([] if job.base is None else [job.base]), *job.models]
-    sizes = sum(_size(path) for item in inputs for path in item.paths)
-    return sizes * job.spec.passes
+    models = sum(_size(path) for item in job.models for path in item.paths)
+    base = sum(map(_size, job.base.paths)) if job.base is not None else 0
+    return models * job.spec.passes + base * job.spec.passes_over_base
 
 
 def _size(path: Path) -> int:

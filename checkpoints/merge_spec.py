@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from weft.checkpoints.schema import TensorSpec
 from weft.checkpoints.survey import passes
 from weft.checkpoints.task_vectors import PIECE_ELEMENTS, widest
-from weft.merging.method import Calibration, Method, Scope, Sequential, Transform
+from weft.merging.method import Calibration, Fold, Method, Scope, Sequential, Transform
 from weft.merging.precision import Precision
 
 After = Transform | Calibration
@@ -84,11 +84,29 @@ class MergeSpec:
         return (*(step for steps in self.own.values() for step in steps), *self.before)
 
     @property
+    def surveys(self) -> bool:
+        """Whether facts are looked for before the first byte is written."""
+        return any(passes([step]) for step in self.steps)
+
+    @property
     def passes(self) -> int:
-        """How often the contributions are read, all told."""
-        surveys = sum(passes([step]) for step in self.steps)
-        calibrations = sum(isinstance(step, Calibration) for step in self.after)
-        return surveys + 1 + calibrations + self.keeps_mean_norm
+        """How often a contribution is read, all told: in each phase of a fold anew."""
+        return self._readings(self.method.phases if isinstance(self.method, Fold) else 1)
+
+    @property
+    def passes_over_base(self) -> int:
+        """How often the base is read, all told: once for all phases of a fold."""
+        return self._readings(1)
+
+    def _readings(self, each: int) -> int:
+        """How often that is read which merging a piece, also for a survey, reads `each` times."""
+        stages = self.stages(tuple(self.own) or ("any",))
+        total = sum(passes([usual(step) for step in stage]) for stage in stages)
+        total += passes([self.method]) + each * self.keeps_mean_norm
+        for step in self.after:
+            total += each * passes([step])
+            each += isinstance(step, Calibration)
+        return total + each
 
     @property
     def keeps_mean_norm(self) -> bool:

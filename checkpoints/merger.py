@@ -94,7 +94,7 @@ class Merger:
         return self._source.seekable
 
     def prepare(self) -> None:
-        """Find all facts; reads the contributions as often as `MergeSpec.passes` says, less one."""
+        """Find all facts, in passes over the contributions (`MergeSpec.passes` counts them)."""
         stream = self._source
         for stage in self._spec.stages(stream.names):
             stream = self._transformed(stream, stage)

@@ -39,6 +39,7 @@ from weft.checkpoints.job import (
 from weft.checkpoints.reader import MemoryReader, open_checkpoint
 from weft.checkpoints.task_vectors import Meter
 from weft.merging.errors import BadOption, CannotMerge, NonFinite
+from weft.merging.methods.consensus import Consensus
 from weft.merging.methods.dare import Dare
 from weft.merging.methods.lines import Lines
 from weft.merging.methods.mean import Mean
@@ -115,7 +116,11 @@ def test_from_files_to_a_folder(folder: Path) -> None:
 
 
 def test_the_forecast_of_what_is_read_is_near(folder: Path) -> None:
-    for spec in (MergeSpec(method=Mean()), MergeSpec(method=Ties())):
+    for spec in (
+        MergeSpec(method=Mean()),
+        MergeSpec(method=Ties()),
+        MergeSpec(method=Consensus()),
+    ):
         job = job_of(folder, spec, output=folder / f"out-{type(spec.method).__name__}")
         report = run_job(job)
         headers = 4 * 3000 * spec.passes

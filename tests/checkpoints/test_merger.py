@@ -41,6 +41,7 @@ from weft.merging.errors import CannotMerge
 from weft.merging.hyperparameters import option
 from weft.merging.method import Calibration, Facts, Method, Scope, Transform
 from weft.merging.methods.breadcrumbs import Breadcrumbs
+from weft.merging.methods.consensus import Consensus
 from weft.merging.methods.dare import Dare
 from weft.merging.methods.della import Della
 from weft.merging.methods.krum import Krum
@@ -340,12 +341,22 @@ def test_the_mean_norm_is_that_of_the_weights_by_tensor() -> None:
 
 def test_a_merge_reads_as_often_as_it_says() -> None:
     base, models = some_models()
-    size = sum(tensor.nbytes for tensor in base.values()) * (1 + len(models))
-    for spec in (MergeSpec(method=Opcm()), MergeSpec(method=Opcm(), after=(NormClip(),))):
+    size = sum(tensor.nbytes for tensor in base.values())
+    for spec, passes, over_base in (
+        (MergeSpec(method=Mean()), 1, 1),
+        (MergeSpec(method=Opcm()), 3, 3),
+        (MergeSpec(method=Opcm(), after=(NormClip(),)), 4, 4),
+        (MergeSpec(method=Consensus()), 2, 1),
+        (MergeSpec(method=Consensus(), before=(NormClip(),), after=(NormClip(),)), 5, 3),
+        (MergeSpec(method=Consensus(), after=(Svc(), NormClip())), 6, 4),
+        (MergeSpec(method=Sce(select=0.5)), 3, 2),
+        (MergeSpec(method=Mean(), own={"a": (NormClip(),), "b": (NormClip(),)}), 2, 2),
+    ):
         meter, sink = Meter(), MemorySink(MemoryReader(base).schema)
         readers = [MemoryReader(model) for model in models]
         merge(spec, MemoryReader(base), contributions(readers), readers[0], sink, meter=meter)
-        assert meter.total == spec.passes * size
+        assert (spec.passes, spec.passes_over_base) == (passes, over_base)
+        assert meter.total == (passes * len(models) + over_base) * size
 
 
 def test_who_draws_needs_a_key() -> None:
