@@ -24,7 +24,6 @@ from weft.coordinator.database import SqlRepository
 from weft.coordinator.errors import WrongRole
 from weft.coordinator.metrics import CoordinatorMetrics
 from weft.coordinator.peer_service import ArtifactHolder, readable_by
-from weft.coordinator.revocations import Revocations
 from weft.coordinator.runs import Runs
 from weft.coordinator.service import CoordinatorService, owner_of
 from weft.coordinator.status_page import StatusServer
@@ -33,6 +32,7 @@ from weft.coordinator.timekeeper import Timekeeper
 from weft.errors import Unavailable
 from weft.protocol.authorize import Authorizer
 from weft.protocol.identity import Credentials, Role
+from weft.protocol.revocations import Revocations
 from weft.protocol.serve_artifacts import ArtifactService
 from weft.protocol.server import Server
 from weft.protocol.threads import in_thread

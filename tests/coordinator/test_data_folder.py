@@ -11,9 +11,9 @@ from tests.support.wire import Enrolment
 from weft.coordinator.config import load_config
 from weft.coordinator.data_folder import DataFolder
 from weft.coordinator.errors import DatabaseDamaged, DataFolderInUse
-from weft.coordinator.revocations import Revocations
 from weft.errors import InvalidInput
 from weft.protocol.identity import Role
+from weft.protocol.revocations import Revocations
 
 HOLD = """
 import sys
