@@ -60,6 +60,7 @@ COMMANDS: tuple[CommandEntry, ...] = (
         name="methods", panel=FILES, help="The merge methods: what they do, need and take."
     ),
     CommandEntry(name="merge", panel=FILES, help="Merge models into one folder: any method."),
+    CommandEntry(name="push", panel=FILES, help="A checkpoint into a stream on another machine."),
     CommandEntry(name="store", panel=FILES, help="A store of artifacts: size, garbage, verify."),
     CommandEntry(
         name="stream", panel=FILES, help="Checkpoints stream in, one merged model is always there."

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from socketserver import BaseServer
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 from prometheus_client import (
     CollectorRegistry,
@@ -143,8 +143,14 @@ class NodeMetrics:
         return Gauge(f"weft_node_{name}", text, labels, registry=self.registry)
 
 
+class Figures(Protocol):
+    """Whatever has figures to show."""
+
+    registry: CollectorRegistry
+
+
 class MetricsServer:
-    """Serves a node's figures over HTTP until `close`; on loopback unless told.
+    """Serves figures over HTTP until `close`; on loopback unless told.
 
         with MetricsServer(metrics, "127.0.0.1:9401") as server:
             ...  # http://127.0.0.1:{server.port}/metrics
@@ -157,7 +163,7 @@ class MetricsServer:
         BadMetricsAddress: not such an address, or it cannot be listened on.
     """
 
-    def __init__(self, metrics: NodeMetrics, address: str = f"{LOOPBACK}:0") -> None:
+    def __init__(self, metrics: Figures, address: str = f"{LOOPBACK}:0") -> None:
         host, port = _host_and_port(address)
         try:
             server, self._thread = start_http_server(port, host, registry=metrics.registry)
@@ -187,7 +193,7 @@ class MetricsServer:
         self.close()
 
 
-def serve(metrics: NodeMetrics, address: str = f"{LOOPBACK}:0") -> MetricsServer:
+def serve(metrics: Figures, address: str = f"{LOOPBACK}:0") -> MetricsServer:
     """Start serving; see `MetricsServer`."""
     return MetricsServer(metrics, address)
 

@@ -21,6 +21,7 @@ from weft.protocol.limits import CALLS_PER_IDENTITY, PROTOCOL_VERSION, STREAMS_P
 
 _NODES: Final = frozenset({Role.NODE})
 _OPERATORS: Final = frozenset({Role.OPERATOR})
+_PUSHERS: Final = frozenset({Role.NODE, Role.OPERATOR})
 _EVERYBODY: Final = frozenset(Role)
 
 METHODS: Final[Mapping[str, frozenset[Role]]] = MappingProxyType(
@@ -42,6 +43,14 @@ METHODS: Final[Mapping[str, frozenset[Role]]] = MappingProxyType(
         "/weft.v1.Peer/Manifest": _EVERYBODY,
         "/weft.v1.Peer/Fetch": _EVERYBODY,
         "/weft.v1.Peer/Status": _EVERYBODY,
+        "/weft.v1.Continual/Begin": _PUSHERS,
+        "/weft.v1.Continual/Upload": _PUSHERS,
+        "/weft.v1.Continual/Commit": _PUSHERS,
+        "/weft.v1.Continual/Wait": _PUSHERS,
+        "/weft.v1.Continual/Head": _PUSHERS,
+        "/weft.v1.Continual/History": _PUSHERS,
+        "/weft.v1.Continual/Revoke": _OPERATORS,
+        "/weft.v1.Continual/Rollback": _OPERATORS,
         "/grpc.health.v1.Health/Check": _EVERYBODY,
         "/grpc.health.v1.Health/List": _EVERYBODY,
         "/grpc.health.v1.Health/Watch": _EVERYBODY,

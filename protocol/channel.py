@@ -36,6 +36,7 @@ from weft.protocol.peer_channel import UNREADABLE, Endpoint, Method, PeerChannel
 from weft.protocol.status import error_of
 from weft.protocol.statuses import BrokenWrite, Statuses, write
 from weft.protocol.transfer import pause_s
+from weft.protocol.v1.continual_pb2_grpc import ContinualStub
 from weft.protocol.v1.coordinator_pb2_grpc import CoordinatorStub
 from weft.protocol.v1.peer_pb2_grpc import PeerStub
 
@@ -96,6 +97,11 @@ def peer_stub(channel: grpc.aio.Channel) -> PeerStub:
 def coordinator_stub(channel: grpc.aio.Channel) -> CoordinatorStub:
     """The generated stub of the service Coordinator, typed."""
     return CoordinatorStub(channel)
+
+
+def continual_stub(channel: grpc.aio.Channel) -> ContinualStub:
+    """The generated stub of the service Continual, typed."""
+    return ContinualStub(channel)
 
 
 async def call(method: Any, request: Any, *, timeout_s: float) -> Any:

@@ -14,13 +14,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
 
 from weft.checkpoints.digest import CHUNK_BYTES
 from weft.checkpoints.manifest import Manifest as ArtifactManifest
-from weft.checkpoints.payload import Payload
 from weft.checkpoints.store import Store
 from weft.protocol.convert import digest_of
 from weft.protocol.errors import ArtifactDenied, BadMessage
@@ -44,6 +43,19 @@ _BATCH: Final = 2
 
 _THREADS: Final = 4
 """Streams that read from the disk at the same time; the others wait a moment."""
+
+
+class Source(Protocol):
+    """What chunks are read from: an artifact's payload, or anything that has a manifest."""
+
+    @property
+    def manifest(self) -> ArtifactManifest:
+        """What it holds."""
+        ...
+
+    def fill(self, name: str, into: memoryview, offset: int) -> None:
+        """Fill a buffer with a tensor's stored bytes from an offset; blocks."""
+        ...
 
 
 def _everybody(identity: Identity, digest: str) -> bool:
@@ -103,7 +115,7 @@ class ArtifactService:
 
 
 async def read_ahead(
-    payload: Payload, indices: Iterator[int], threads: Threads
+    payload: Source, indices: Iterator[int], threads: Threads
 ) -> AsyncGenerator[tuple[int, memoryview], None]:
     """Chunks of an artifact, verified; the next batch is read in a thread while one is used.
 
@@ -126,14 +138,14 @@ async def read_ahead(
 
 
 def _begin(
-    threads: Threads, payload: Payload, indices: Iterator[int], buffers: Sequence[bytearray]
+    threads: Threads, payload: Source, indices: Iterator[int], buffers: Sequence[bytearray]
 ) -> "asyncio.Future[list[tuple[int, memoryview]]]":
     batch = list(islice(indices, len(buffers)))
     return threads.begin(_read, payload, batch, buffers)
 
 
 def _read(
-    payload: Payload, indices: Sequence[int], buffers: Sequence[bytearray]
+    payload: Source, indices: Sequence[int], buffers: Sequence[bytearray]
 ) -> list[tuple[int, memoryview]]:
     return [
         (index, _fill(payload, index, buffer))
@@ -141,7 +153,7 @@ def _read(
     ]
 
 
-def _fill(payload: Payload, index: int, buffer: bytearray) -> memoryview:
+def _fill(payload: Source, index: int, buffer: bytearray) -> memoryview:
     chunk = payload.manifest.chunk(index)
     into = memoryview(buffer)[: chunk.length]
     payload.fill(chunk.name, into, chunk.offset_in_tensor)

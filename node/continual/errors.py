@@ -1,6 +1,6 @@
 """Errors of a continual merge, by family."""
 
-from weft.errors import Corrupt, InvalidInput, NotFound, Refused
+from weft.errors import Corrupt, Exhausted, InvalidInput, NotFound, Refused, Unavailable
 
 
 class BadStream(InvalidInput):
@@ -37,3 +37,11 @@ class Unfit(Refused):
 
 class StreamCorrupt(Corrupt):
     """Files of the stream are not what its journal says."""
+
+
+class TooManyUploads(Exhausted):
+    """As many uploads are under way as the server keeps open."""
+
+
+class StillChanging(Unavailable):
+    """A watched file changed while it was read; it is read again later."""

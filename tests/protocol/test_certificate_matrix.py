@@ -25,11 +25,11 @@ from weft.protocol.authorize import METHODS, VERSION_KEY, Authorizer
 from weft.protocol.identity import Credentials, Role, dns_name
 from weft.protocol.peer_channel import channel_options
 from weft.protocol.server import Server
-from weft.protocol.v1 import coordinator_pb2, peer_pb2
+from weft.protocol.v1 import continual_pb2, coordinator_pb2, peer_pb2
 
 SERVICES: list[ServiceDescriptor] = [
     service
-    for module in (coordinator_pb2, peer_pb2, health_pb2)
+    for module in (continual_pb2, coordinator_pb2, peer_pb2, health_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
 PATHS: dict[str, MethodDescriptor] = {
@@ -152,7 +152,7 @@ def require_all_refused(
 
 def test_the_table_names_every_method_and_no_other() -> None:
     assert set(METHODS) == set(PATHS)
-    assert len(PATHS) >= 18
+    assert len(PATHS) >= 26
 
 
 # -- who does not get through the handshake ----------------------------------

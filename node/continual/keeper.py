@@ -1,0 +1,204 @@
+"""The one thread that works on a stream, and what everybody else may see of it.
+
+A `Stream` blocks and belongs to one thread. Whoever wants something of it asks here, and
+waits for its turn behind at most the step that is under way; what has been made is in
+`view`, which is answered at once.
+
+    keeper = await Keeper.open(folder)
+    receipt = await keeper.ask(lambda stream: stream.offer(path))
+    await keeper.work()                     # for ever: absorbs what waits
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+import structlog
+
+from weft.errors import Corrupt, WeftError
+from weft.node.board import Board
+from weft.node.continual.files import HEAD
+from weft.node.continual.records import Contribution, Generation, Status
+from weft.node.continual.stream import UNFIT, Stream
+from weft.protocol.threads import Threads
+
+log = structlog.get_logger(__name__)
+Answer = TypeVar("Answer")
+
+FIRST_PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 60.0
+"""Between attempts at what cannot be done now: the disk is full, the gate cannot be run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What a stream has come to; immutable.
+
+    Attributes:
+        contributions: all, by their numbers from 1.
+        generations: all, by their numbers from 0.
+        state_bytes: of the newest generation's state.
+    """
+
+    contributions: tuple[Contribution, ...]
+    generations: tuple[Generation, ...]
+    state_bytes: int
+
+    @property
+    def newest(self) -> Generation:
+        """The generation that is the head."""
+        return self.generations[-1]
+
+    @property
+    def waiting(self) -> int:
+        """How many are acknowledged and not absorbed."""
+        return sum(each.status is Status.WAITING for each in self.contributions)
+
+    def of_source(self, source: str) -> Contribution | None:
+        """The newest contribution that came from there."""
+        found = (each for each in reversed(self.contributions) if each.source == source)
+        return next(found, None)
+
+
+class Watcher(Protocol):
+    """Told of what happens, for figures."""
+
+    def saw(self, view: View) -> None:
+        """The stream has changed, or may have."""
+        ...
+
+    def absorbed(self, seconds: float) -> None:
+        """A generation was made, and took so long."""
+        ...
+
+
+class Keeper:
+    """Keeps a stream; build it with `open`. All calls belong to one event loop.
+
+    Attributes:
+        view: what the stream has come to.
+        trouble: what keeps it from going on, in words; empty: nothing.
+        head: the folder of the merged model.
+        base: digest of the base.
+        board: notified at every change.
+    """
+
+    def __init__(self, stream: Stream, view: View, threads: Threads, watcher: Watcher) -> None:
+        self.view, self.trouble, self.board = view, "", Board()
+        self.head, self.base = stream.folder.resolve() / HEAD, stream.identity.base
+        self.base_schema = stream.parts.base.schema
+        self._stream, self._threads, self._watcher = stream, threads, watcher
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        watcher.saw(view)
+
+    @classmethod
+    async def open(
+        cls, folder: Path, watcher: Watcher, *, threads: int = 1, memory_bytes: int = 2**40
+    ) -> "Keeper":
+        """Open a stream in a thread of its own.
+
+        Raises:
+            WeftError: as `Stream`.
+        """
+        alone = Threads(1, "weft-stream")
+        opening = partial(Stream, folder, threads=threads, memory_bytes=memory_bytes)
+        try:
+            stream = await alone.begin(opening)
+            return cls(stream, await alone.begin(_view, stream), alone, watcher)
+        except BaseException:
+            alone.close()
+            raise
+
+    def keeps(self, generation: int) -> bool:
+        """Whether the head of a generation can still be read; looks at files only."""
+        return self._stream.parts.heads.has(generation)
+
+    async def ask(self, job: Callable[[Stream], Answer]) -> Answer:
+        """Do something with the stream when its turn comes; wakes `work`.
+
+        Raises:
+            WeftError: what the job raises.
+        """
+        answer = await self._do(job)
+        self._wake.set()
+        return answer
+
+    async def work(self) -> None:
+        """Absorb what waits, for ever; what cannot be done now is tried again.
+
+        Raises:
+            Corrupt: the stream's own files are damaged: nobody should go on.
+        """
+        pause_s = FIRST_PAUSE_S
+        while True:
+            self._wake.clear()
+            try:
+                made = await self._do(self._step)
+            except Corrupt:
+                raise
+            except WeftError as error:
+                await self._in_trouble(str(error), pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                continue
+            pause_s = FIRST_PAUSE_S
+            self._say("")
+            if made is None:
+                await self._wake.wait()
+
+    async def close(self) -> None:
+        """Let the stream go, once the step that is under way is done."""
+        closing = self._threads.begin(self._stream.close)
+        self._threads.close()
+        await closing
+
+    async def _do(self, job: Callable[[Stream], Answer]) -> Answer:
+        return await self._threads.begin(self._and_look, job)
+
+    def _and_look(self, job: Callable[[Stream], Answer]) -> Answer:
+        """In the stream's thread: the job, and what has become of the stream by it."""
+        try:
+            return job(self._stream)
+        finally:
+            view = _view(self._stream)
+            self._loop.call_soon_threadsafe(self._show, view)
+
+    def _step(self, stream: Stream) -> Generation | None:
+        begun = time.monotonic()
+        try:
+            made = stream.work()
+        except UNFIT as error:  # a wish that cannot be done was dropped
+            log.warning("a revocation or rollback was dropped", reason=str(error))
+            return stream.queue.generation
+        if made is not None:
+            self._loop.call_soon_threadsafe(self._watcher.absorbed, time.monotonic() - begun)
+        return made
+
+    def _show(self, view: View) -> None:
+        self.view = view
+        self._watcher.saw(view)
+        self.board.notify()
+
+    async def _in_trouble(self, why: str, pause_s: float) -> None:
+        log.error("cannot go on; tried again", reason=why, in_s=pause_s)
+        self._say(why)
+        await asyncio.sleep(pause_s)
+
+    def _say(self, trouble: str) -> None:
+        if trouble != self.trouble:
+            self.trouble = trouble
+            self.board.notify()
+
+
+def _view(stream: Stream) -> View:
+    queue, store = stream.queue, stream.parts.store
+    state = queue.generation.state
+    return View(
+        contributions=queue.contributions,
+        generations=queue.generations,
+        state_bytes=store.manifest(state).total_bytes if state else 0,
+    )

@@ -1,0 +1,78 @@
+"""Between what a stream knows and the messages of `continual.proto`."""
+
+import math
+from typing import Final
+
+from weft.node.continual.records import Contribution, Generation
+from weft.protocol.errors import BadMessage
+from weft.protocol.status import public
+from weft.protocol.transfer import Range
+from weft.protocol.v1 import continual_pb2 as pb
+from weft.protocol.v1.peer_pb2 import ChunkRange
+
+MOST_CHARACTERS: Final = 200
+_LARGEST: Final = 2**53
+
+
+def contribution_message(each: Contribution) -> pb.Contribution:
+    """A contribution as it travels."""
+    return pb.Contribution(
+        seq=each.seq,
+        name=each.name,
+        digest=each.digest,
+        form=each.form.value,
+        weight=each.weight,
+        lineage=each.lineage,
+        step=each.step,
+        started_from=each.started_from,
+        norm=each.norm,
+        overlap=each.overlap,
+        at=each.at,
+        status=each.status.value,
+        reason=public(each.reason),
+        generation=each.generation,
+    )
+
+
+def generation_message(each: Generation) -> pb.Generation:
+    """A generation as it travels."""
+    return pb.Generation(
+        number=each.number,
+        cause=each.cause.value,
+        head=each.head,
+        contribution=each.contribution,
+        members=sum(last - first + 1 for first, last in each.spans),
+        norm=each.norm,
+        scale=each.scale,
+        score=each.score,
+        at=each.at,
+        warnings=each.warnings,
+    )
+
+
+def ranges_message(ranges: list[Range]) -> list[ChunkRange]:
+    """Ranges of chunks as they travel."""
+    return [ChunkRange(start=start, stop=stop) for start, stop in ranges]
+
+
+def require_offer(offer: pb.Offer) -> None:
+    """Check what a caller says of what it pushes.
+
+    Raises:
+        BadMessage: a name or a lineage too long or not printable, a weight that is no
+            number, a step or a generation beyond any.
+    """
+    for what, text in (("name", offer.name), ("lineage", offer.lineage)):
+        if len(text) > MOST_CHARACTERS or not text.isprintable():
+            raise BadMessage(f"{what}: at most {MOST_CHARACTERS} printable characters")
+    if not math.isfinite(offer.weight):
+        raise BadMessage(f"weight {offer.weight}: expected a finite number")
+    for what, number in (("step", offer.step), ("started_from", offer.started_from)):
+        if number > _LARGEST:
+            raise BadMessage(f"{what} {number}: at most {_LARGEST}")
+
+
+def source_of(digest: str, offer: pb.Offer) -> str:
+    """Under which name a stream remembers an upload: what it holds, and what it is against."""
+    against = f"@{offer.started_from}" if offer.HasField("started_from") else ""
+    return f"upload:{digest}{against}"
