@@ -46,6 +46,7 @@ from weft.merging.method import (
     Joint,
     Method,
     Need,
+    Sequential,
     Transform,
 )
 from weft.merging.methods.task_arithmetic import TaskArithmetic
@@ -144,6 +145,8 @@ class Merger:
             isinstance(step, Calibration) for step in self._spec.after
         ):
             resident += 2 * len(self._contributions)
+        elif isinstance(method, Sequential) and span.step == spec.elements:
+            resident += 4  # a decomposition of what is there, and the newcomer in its terms
         step = min(span.step, span.stop - span.start)
         state = 0
         if isinstance(method, Fold):

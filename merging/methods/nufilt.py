@@ -49,8 +49,7 @@ class Nufilt(Sequential):
         base: `others` = "base", and `tables` for what is left out. They draw A afresh,
         and filter the first model by the vectors that a decomposition of zeros happens to
         give; ours goes in whole. The weights are ours. Memory: a state of 8 bytes an
-        element; while it absorbs, about 50 bytes an element of a linear weight and 32 for
-        the square of its smaller side.
+        element; while it absorbs, up to 50 bytes more an element of a linear weight.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.BASE})

@@ -50,8 +50,7 @@ class Opcm(Sequential):
         `rows_and_columns`. Theirs removes the diagonal beyond the rank of S as well,
         where the vectors are arbitrary, treats an S of zero alike, and takes r = 0 from
         an alpha of 1 on. The weights are ours. Memory: a state of 8 bytes an element;
-        while it absorbs, about 50 bytes an element of a linear weight, and 32 for the
-        square of its smaller side.
+        while it absorbs, up to 50 bytes more an element of a linear weight.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.BASE, Need.NORM})

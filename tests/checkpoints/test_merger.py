@@ -463,7 +463,7 @@ def test_methods_that_take_two_are_refused_more_before_anything_is_read() -> Non
     engine_merge(MergeSpec(method=Slerp()), base, models, [1.0, 0.0, 1.0])
 
 
-@pytest.mark.parametrize("name", ["iso_c", "mean", "tsv_m"])
+@pytest.mark.parametrize("name", ["iso_c", "mean", "opcm", "tsv_m"])
 def test_too_little_memory_is_said_before_anything_is_read(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
