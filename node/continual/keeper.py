@@ -11,9 +11,9 @@ waits for its turn behind at most the step that is under way; what has been made
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -34,7 +34,7 @@ LONGEST_PAUSE_S: Final = 60.0
 """Between attempts at what cannot be done now: the disk is full, the gate cannot be run."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class View:
     """What a stream has come to; immutable.
 
@@ -60,8 +60,11 @@ class View:
 
     def of_source(self, source: str) -> Contribution | None:
         """The newest contribution that came from there."""
-        found = (each for each in reversed(self.contributions) if each.source == source)
-        return next(found, None)
+        return self._sources.get(source)
+
+    @cached_property
+    def _sources(self) -> Mapping[str, Contribution]:
+        return {each.source: each for each in self.contributions if each.source}
 
 
 class Watcher(Protocol):
