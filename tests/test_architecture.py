@@ -48,6 +48,8 @@ MUST_NOT_IMPORT: list[tuple[str, set[str]]] = [
     ("coordinator/global_sets.py", SANS_IO),
     ("coordinator/records.py", SANS_IO),
     ("protocol/transfer.py", SANS_IO),
+    ("node/continual/queue.py", SANS_IO),
+    ("node/continual/watch.py", SANS_IO),
     ("simulations/*", {"grpc"}),
     ("coordinator/*", {"torch"}),
     ("checkpoints/manifest.py", {"torch"} | PURE),
