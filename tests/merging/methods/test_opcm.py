@@ -191,6 +191,21 @@ def test_the_energy_that_is_kept_of_noise() -> None:
     assert energy["rows_and_columns"] == pytest.approx(0.513, abs=0.03)
 
 
+def test_the_energy_that_is_kept_of_what_is_half_there() -> None:
+    """Singular values .9^k, of which six make the block; a newcomer at 45 degrees to them."""
+    left, right = torch.linalg.qr(noise(30, 64, 64))[0], torch.linalg.qr(noise(40, 64, 64))[0]
+    anchor = (left * 0.9 ** torch.arange(64).double()) @ right.T
+    other = noise(50, 64, 64)
+    delta = anchor / anchor.norm() + other / other.norm()
+    for projection, energy, cosine in (("released", 0.62, 0.25), ("block", 0.48, 0.0)):
+        kept = Opcm(projection=projection).project(anchor, delta)
+        assert float(kept.square().sum() / delta.square().sum()) == pytest.approx(energy, abs=0.03)
+        found = float((kept * anchor).sum() / kept.norm() / anchor.norm())
+        assert found == pytest.approx(cosine, abs=0.01)
+    copy = Opcm(projection="released").project(anchor, anchor)
+    assert float(copy.norm() / anchor.norm()) == pytest.approx(0.9**6, abs=1e-5)
+
+
 def test_alpha_at_its_ends() -> None:
     anchor, delta = noise(6, 9, 5), noise(7, 9, 5)
     left, _, right = torch.linalg.svd(anchor, full_matrices=False)
