@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/continual_stream.py`: streams of tasks, experts, merges, scores."""
