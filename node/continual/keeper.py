@@ -19,7 +19,8 @@ from typing import Final, Protocol, TypeVar
 
 import structlog
 
-from weft.errors import Corrupt, WeftError
+from weft.checkpoints.disk import FULL
+from weft.errors import Corrupt
 from weft.node.board import Board
 from weft.node.continual.files import HEAD
 from weft.node.continual.records import Contribution, Generation, Status
@@ -84,14 +85,14 @@ class Keeper:
 
     Attributes:
         view: what the stream has come to.
-        trouble: what keeps it from going on, in words; empty: nothing.
         head: the folder of the merged model.
         base: digest of the base.
         board: notified at every change.
     """
 
     def __init__(self, stream: Stream, view: View, threads: Threads, watcher: Watcher) -> None:
-        self.view, self.trouble, self.board = view, "", Board()
+        self.view, self.board = view, Board()
+        self._troubles: dict[str, str] = {}
         self.head, self.base = stream.folder.resolve() / HEAD, stream.identity.base
         self.base_schema = stream.parts.base.schema
         self._stream, self._threads, self._watcher = stream, threads, watcher
@@ -117,6 +118,18 @@ class Keeper:
             alone.close()
             raise
 
+    @property
+    def trouble(self) -> str:
+        """What keeps the stream from going on, in words; empty: nothing."""
+        return "; ".join(self._troubles.values())
+
+    def say(self, who: str, trouble: str) -> None:
+        """Somebody's part of the trouble; empty: it is over."""
+        if trouble != self._troubles.get(who, ""):
+            self._troubles[who] = trouble
+            self._troubles = {name: text for name, text in self._troubles.items() if text}
+            self.board.notify()
+
     def keeps(self, generation: int) -> bool:
         """Whether the head of a generation can still be read; looks at files only."""
         return self._stream.parts.heads.has(generation)
@@ -127,29 +140,32 @@ class Keeper:
         Raises:
             WeftError: what the job raises.
         """
-        answer = await self._do(job)
-        self._wake.set()
-        return answer
+        try:
+            return await self._do(job)
+        finally:
+            self._wake.set()
 
     async def work(self) -> None:
         """Absorb what waits, for ever; what cannot be done now is tried again.
 
         Raises:
             Corrupt: the stream's own files are damaged: nobody should go on.
+            OSError: nor after an error of the disk.
         """
         pause_s = FIRST_PAUSE_S
         while True:
             self._wake.clear()
             try:
                 made = await self._do(self._step)
-            except Corrupt:
-                raise
-            except WeftError as error:
-                await self._in_trouble(str(error), pause_s)
+            except Exception as error:
+                _require_mendable(error)
+                log.exception("cannot go on; tried again", in_s=pause_s)
+                self.say("work", str(error) or type(error).__name__)
+                await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                 continue
             pause_s = FIRST_PAUSE_S
-            self._say("")
+            self.say("work", "")
             if made is None:
                 await self._wake.wait()
 
@@ -186,15 +202,12 @@ class Keeper:
         self._watcher.saw(view)
         self.board.notify()
 
-    async def _in_trouble(self, why: str, pause_s: float) -> None:
-        log.error("cannot go on; tried again", reason=why, in_s=pause_s)
-        self._say(why)
-        await asyncio.sleep(pause_s)
 
-    def _say(self, trouble: str) -> None:
-        if trouble != self.trouble:
-            self.trouble = trouble
-            self.board.notify()
+def _require_mendable(error: Exception) -> None:
+    """Raise what nobody should go on after: damage, and errors of a disk that is not full."""
+    full = isinstance(error, OSError) and error.errno in FULL
+    if isinstance(error, Corrupt | OSError) and not full:
+        raise error
 
 
 def _view(stream: Stream) -> View:

@@ -58,6 +58,8 @@ class Watching:
         self._rescan_s = rescan_s
         self._threads = Threads(1, "weft-watch")
         self._unsettled = True
+        self._stuck: dict[str, str] = {}
+        """Why some cannot be taken now, by path."""
 
     async def run(self) -> None:
         """Watch for ever."""
@@ -82,9 +84,13 @@ class Watching:
         """Look at the folder once, and take what is due."""
         found = await self._threads.begin(checkpoints_in, self._folder)
         due = self._watch.due(found, self._clock())
+        present = {each.path for each in found}
+        self._stuck = {path: why for path, why in self._stuck.items() if path in present}
         for each in due:
+            self._stuck.pop(each.path, None)
             verdict = await self._judge(each)
             self._watch.judged(each, verdict, self._clock())
+        self._keeper.say("watch", next(iter(self._stuck.values()), ""))
         self._unsettled = self._watch.waits_for_any
 
     async def _judge(self, each: Found) -> Verdict:
@@ -95,6 +101,8 @@ class Watching:
             reason = await self._threads.begin(unwhole, self._folder / each.path)
         except UnsupportedFile as error:
             return await self._refuse(each, str(error))
+        except Exception as error:
+            return await self._unexpected(each, error)
         if not reason:
             return await self._offer(each)
         if not self._watch.is_stale(each, self._clock()):
@@ -105,20 +113,18 @@ class Watching:
     async def _offer(self, each: Found) -> Verdict:
         try:
             receipt = await self._keeper.ask(partial(self._offered, each))
-        except (Unfit, MissingCheckpoint):
-            return Verdict.TAKEN  # noted with its reason, or gone
-        except StillChanging:
-            return Verdict.NOT_WHOLE
+        except Unfit:
+            return Verdict.TAKEN  # noted with its reason
+        except (StillChanging, MissingCheckpoint):
+            return Verdict.NOT_WHOLE  # or gone: then it is not found again
         except Corrupt:
             raise  # of the stream itself: what a file is not was noted already
         except InvalidInput as error:
             return await self._refuse(each, str(error))
         except (WeftError, OSError) as error:
-            log.error("cannot be taken now; tried again", path=each.path, reason=str(error))
-            return Verdict.LATER
+            return self._later(each, error)
         except Exception as error:
-            log.exception("internal error", path=each.path)
-            return await self._refuse(each, f"{type(error).__name__}: {error}")
+            return await self._unexpected(each, error)
         log.info("seen", path=each.path, contribution=receipt, lineage=each.lineage)
         return Verdict.TAKEN
 
@@ -143,9 +149,19 @@ class Watching:
 
         try:
             await self._keeper.ask(job)
-        except Exhausted:
-            return Verdict.LATER
+        except Exhausted as error:
+            return self._later(each, error)
         return Verdict.TAKEN
+
+    async def _unexpected(self, each: Found, error: Exception) -> Verdict:
+        """No file may stop the watch, not even by a mistake of ours."""
+        log.error("internal error", path=each.path, exc_info=error)
+        return await self._refuse(each, f"{type(error).__name__}: {error}")
+
+    def _later(self, each: Found, error: Exception) -> Verdict:
+        log.error("cannot be taken now; tried again", path=each.path, reason=str(error))
+        self._stuck[each.path] = str(error)
+        return Verdict.LATER
 
     async def _told(self, changed: asyncio.Event) -> None:
         """Set the event whenever the system tells of a change; where it cannot, the rescan does."""

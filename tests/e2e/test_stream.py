@@ -15,11 +15,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.node.continual.streams import begun, read_head
+from tests.node.continual.streams import begun, read_head, save_models
 from tests.support.streaming import StreamProcess
 from weft.checkpoints.digest import CHUNK_BYTES
 from weft.checkpoints.reader import open_checkpoint
 from weft.checkpoints.store import Store
+from weft.node.continual.records import Status
 from weft.node.continual.stream import seen
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -126,6 +127,24 @@ def test_killed_in_the_middle_of_an_upload_only_what_is_missing_is_sent_again(
     sys.stdout.write(f"{missing} chunks missing after the kill, {again / MIB:.1f} MiB sent again\n")
     assert missing * CHUNK_BYTES <= again <= (missing + 1) * CHUNK_BYTES
     assert process.stop() == 0
+
+
+def test_it_stops_within_five_seconds_in_the_middle_of_an_absorption(tmp_path: Path) -> None:
+    save_models(tmp_path / "models", 1)
+    gate = f"{sys.executable} -c 'import time; time.sleep(15)' {{checkpoint}}"
+    stream = begun(tmp_path / "s", tmp_path / "models", gate=gate)
+    (tmp_path / "w").mkdir()
+    shutil.copytree(tmp_path / "models" / "c1", tmp_path / "w" / "c1")
+    process = StreamProcess(stream, tmp_path, "--watch", str(tmp_path / "w"), "--settle", "0.1")
+    try:
+        process.start()
+        when((stream / "candidate").exists, "the gate is asked")
+        began = time.monotonic()
+        assert process.stop() == 0
+        assert time.monotonic() - began < 5
+    finally:
+        process.close()
+    assert [each.status for each in seen(stream).contributions] == [Status.WAITING]
 
 
 def test_killed_while_it_absorbs_it_goes_on_and_takes_from_the_folder(

@@ -1,10 +1,15 @@
 """What a served stream answers: announced, sent, taken once, and read while it works."""
 
 import asyncio
+import contextlib
+import errno
 import json
+import random
+import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +251,50 @@ async def test_what_is_set_aside_is_an_answer_and_stays_one(
         assert at.uploads.store.digests() == []
         once_more = await pushed(at, bad, again=True)
         assert (once_more.known, once_more.contribution.seq) == (False, 2)
+
+
+async def test_messages_that_come_again_in_any_order_change_nothing(
+    home: Path, models: Path, enrol: Enrolment
+) -> None:
+    """Every message of two pushes up to three times, shuffled, also after a restart."""
+    folder, delivered = begun(home / "s", models), 0
+    with source_of(models / "c1") as one, source_of(models / "c2") as two:
+
+        async def replay(at: Served, chance: random.Random) -> int:
+            again = [
+                partial(step, at, source)
+                for source in (one, two)
+                for step in (announced, sent_whole, committed, looked)
+                for _ in range(chance.randint(1, 3))
+            ]
+            chance.shuffle(again)
+            for each in again:
+                with contextlib.suppress(Refused, NotFound):
+                    await each()
+            return len(again)
+
+        async with served(folder, enrol) as at:
+            await pushed(at, models / "c1")
+            await pushed(at, models / "c2")
+            await until(lambda: at.keeper.view.newest.number == 2)
+            before = at.keeper.view
+            for seed in range(5):
+                delivered += await replay(at, random.Random(seed))
+            assert at.keeper.view.generations == before.generations
+        async with served(folder, enrol) as at:
+            for seed in range(5):
+                delivered += await replay(at, random.Random(seed))
+            assert at.keeper.view.contributions == before.contributions
+            assert at.keeper.view.generations == before.generations
+    sys.stdout.write(f"{delivered} messages delivered again\n")
+
+
+async def sent_whole(at: Served, source: Source) -> None:
+    await uploaded(at, source, range(source.manifest.chunk_count))
+
+
+async def looked(at: Served, source: Source) -> None:
+    await call(at.stub.Wait, pb.WaitRequest(seq=1), timeout_s=5)
 
 
 # -- a cut at any chunk --------------------------------------------------------------
@@ -534,17 +583,63 @@ async def test_no_room_for_what_is_pushed_is_an_answer_and_nothing_changes(
         assert sent == [], "what was sent has stayed"
 
 
-async def test_damage_of_the_stream_itself_ends_the_work(home: Path, models: Path) -> None:
+class Odd(RuntimeError):
+    """What nobody expects of a merge."""
+
+
+async def test_what_nobody_expects_is_said_and_tried_again(
+    home: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "FIRST_PAUSE_S", 0.01)
+    left = [Odd("no convergence"), OSError(errno.ENOSPC, "no space left"), DiskFull("no room")]
+    work = Stream.work
+
+    def failing(self: Stream) -> Generation | None:
+        if left and self.queue.due() is not None:
+            raise left.pop(0)
+        return work(self)
+
+    monkeypatch.setattr(Stream, "work", failing)
+    async with kept(begun(home / "s", models)) as keeper, Silent(keeper.work()):
+        await keeper.ask(lambda stream: stream.offer(models / "c1"))
+        await until(lambda: keeper.view.newest.number == 1)
+        await until(lambda: keeper.trouble == "")
+
+
+async def test_a_wish_that_failed_for_want_of_room_is_done_once_there_is_some(
+    home: Path, models: Path, enrol: Enrolment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "FIRST_PAUSE_S", 0.01)
+    async with served(begun(home / "s", models), enrol) as at:
+        await pushed(at, models / "c1")
+        await until(lambda: at.keeper.view.newest.number == 1)
+        work, left = Stream.work, [DiskFull("no room")]
+
+        def failing(self: Stream) -> Generation | None:
+            if left and self.queue.due() is not None:
+                raise left.pop()
+            return work(self)
+
+        monkeypatch.setattr(Stream, "work", failing)
+        with pytest.raises(Exhausted):
+            await call(at.stub.Revoke, pb.RevokeRequest(seq=1, wait_s=10), timeout_s=15)
+        await until(lambda: at.keeper.view.contributions[0].status is Status.REVOKED)
+
+
+@pytest.mark.parametrize("error", [Corrupt("rotted"), OSError(errno.EIO, "rotted")])
+async def test_damage_of_the_stream_itself_ends_the_work(
+    error: Exception, home: Path, models: Path
+) -> None:
     async with kept(begun(home / "s", models)) as keeper:
 
         def damaged(stream: Stream) -> None:
             def work() -> None:
-                raise Corrupt("the state has rotted")
+                raise error
 
             stream.work = work  # type: ignore[method-assign]
 
         await keeper.ask(damaged)
-        with pytest.raises(Corrupt, match="rotted"):
+        with pytest.raises(type(error), match="rotted"):
             await asyncio.wait_for(keeper.work(), 5)
 
 

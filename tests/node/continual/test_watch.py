@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tests.node.continual.serving import Silent, kept
 from tests.node.continual.streams import begun, model, save, save_models, tuned
 from weft.checkpoints.delta_folders import write_delta
-from weft.checkpoints.errors import UnsupportedFile
+from weft.checkpoints.errors import DiskFull, UnsupportedFile
 from weft.checkpoints.model_digest import model_digest
 from weft.checkpoints.reader import open_checkpoint
 from weft.node.continual import watching
@@ -336,6 +336,38 @@ async def test_what_is_not_fit_is_set_aside_and_the_watch_goes_on(
         assert told["bad"].reason
         assert told["good"].status is Status.ABSORBED
         assert len(await shelf.settles()) == 2
+
+
+async def test_a_full_disk_is_said_and_it_is_taken_once_there_is_room(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Stream, *given: object, **named: object) -> None:
+        raise DiskFull("no room")
+
+    async with kept(begun(tmp_path / "s", models)) as keeper:
+        shelf = Shelf(tmp_path / "w", keeper)
+        drop(models, "c1", shelf.folder / "a")
+        with monkeypatch.context() as patch:
+            patch.setattr(Stream, "offer", full)
+            assert await shelf.settles() == []
+            assert keeper.trouble == "no room"
+        (told,) = await shelf.settles()
+        assert (told.status, keeper.trouble) == (Status.ABSORBED, "")
+
+
+@pytest.mark.parametrize("where", ["unwhole", "offer"])
+async def test_a_mistake_of_ours_stops_nothing(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def odd(*given: object, **named: object) -> None:
+        raise RuntimeError("odd")
+
+    async with kept(begun(tmp_path / "s", models)) as keeper:
+        shelf = Shelf(tmp_path / "w", keeper)
+        drop(models, "c1", shelf.folder / "a")
+        monkeypatch.setattr(watching if where == "unwhole" else Stream, where, odd)
+        (told,) = await shelf.settles()
+        assert (told.status, told.reason) == (Status.SET_ASIDE, "RuntimeError: odd")
 
 
 async def test_what_is_never_whole_is_set_aside_once_nobody_writes_it(
