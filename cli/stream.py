@@ -48,8 +48,12 @@ def init(
         str, typer.Option(help="Factor of the merged task vector: a number, or auto.")
     ] = "auto",
     sums: Annotated[
-        str, typer.Option(help="exact: free of order and removable; float32: a smaller state.")
-    ] = "exact",
+        str | None,
+        typer.Option(
+            help="exact: free of order, taken out by subtraction; float32: a state of a quarter."
+            " float32 without --method, exact with one."
+        ),
+    ] = None,
     keep: Annotated[
         str, typer.Option(help="Of contributions: lossless, compressed or none.")
     ] = "lossless",

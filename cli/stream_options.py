@@ -14,7 +14,7 @@ def spec_of(
     method: str | None,
     settings: Sequence[str],
     scale: str,
-    sums: str,
+    sums: str | None,
     keep: str,
     retain: int,
     norm_factor: float,
@@ -35,6 +35,7 @@ def spec_of(
     from weft.node.continual.spec import DEFAULT_METHOD, DEFAULT_OPTIONS, Keep, StreamSpec
 
     name = method or DEFAULT_METHOD
+    sums = sums or ("exact" if method else "float32")
     given = parse_options(entry(name).load(), pairs_of(settings, "--set"), called=name)
     options = {**(DEFAULT_OPTIONS if name == DEFAULT_METHOD else {}), **given}
     return StreamSpec(
