@@ -85,6 +85,11 @@ def square_of_inputs(shape: Shape) -> Shape:
     return (shape[1], shape[1])
 
 
+def square_of_smaller(shape: Shape) -> Shape:
+    """Of a sum over Gram matrices on the smaller side of a linear weight: (side, side)."""
+    return (min(shape), min(shape))
+
+
 def row_of_inputs(shape: Shape) -> Shape:
     """Of a sum over rows of a linear weight, (out, in): (in,)."""
     return (shape[1],)

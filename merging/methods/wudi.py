@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from weft.merging.hyperparameters import option
-from weft.merging.linear_fold import LinearFold, mean_to_one, square_of_inputs
+from weft.merging.linear_fold import (
+    LinearFold,
+    mean_to_one,
+    square_of_inputs,
+    square_of_smaller,
+)
 from weft.merging.matrices import tables_option
 from weft.merging.method import Totals
 from weft.merging.monoids import Field, Shape
@@ -31,6 +36,11 @@ class Wudi(LinearFold):
     mean of one; a negative one unlearns, but their sum must be positive. A zero task
     vector changes nothing. Tensors that are not linear weights are averaged by weight.
 
+    The columns of D_i say as well what contribution i moved: its outputs. On that side
+    the objective is |D_i^T (D - D_i)|^2 / |D_i|^2, C_i = D_i D_i^T / |D_i|^2, the result
+    scale * (S + g(C) (R - C S)), and R the same, since D_i (D_i^T D_i) =
+    (D_i D_i^T) D_i.
+
     Attributes:
         filter: "exponential": l g = 1 - exp(-time l), gradient flow stopped at `time`;
             "truncate": all the way on the K largest eigenvalues, where
@@ -40,6 +50,8 @@ class Wudi(LinearFold):
             1300 with `keep` 0.65 for CLIP-ViT-B/32 (SWUDI).
         keep: share of the eigen-directions of C that any filter acts on, the largest
             ones; 0.85 for language models (SWUDI).
+        side: whose Gram matrices: "input", the paper's; "smaller": the side of fewer
+            dimensions, so outputs where a weight is wider than high.
         scale: factor of the result; 0.1 to 0.2 in the recipes for language models.
         bound: largest magnitude of w D, a power of two.
         tables: which tensors are no linear weights.
@@ -49,13 +61,13 @@ class Wudi(LinearFold):
         arXiv:2606.07289, and their released `functional.py` for the filters. That code
         takes eigenvalues below 1e-8 for 1e-8; here the exponential filter has its limit,
         and the other two leave S alone, where an eigenvalue is less than 1e-10 of the
-        largest (1e-5 for float32 sums). The weights are ours.
+        largest (1e-5 for float32 sums). The weights are ours, and so is the output side.
 
     Precision: errors of plain float32 sums come out up to `time` times as large.
 
-    Memory: C is (in, in) whatever the rank of D: a state of 16 (2 out + in) in bytes, and
-        three more (in, in) matrices of float64 to finish. Time: one eigendecomposition
-        of C.
+    Memory: C is (in, in) whatever the rank of D, or (m, m) with m the smaller of both: a
+        state of 16 (2 out in + in^2) or 16 (2 out in + m^2) bytes, and three more
+        matrices of the size of C, float64, to finish. Time: one eigendecomposition of C.
     """
 
     filter: str = option(
@@ -63,6 +75,7 @@ class Wudi(LinearFold):
     )
     time: float = option(300.0, "t of the exponential filter", above=0)
     keep: float = option(1.0, "share of eigen-directions that the filter acts on", above=0, most=1)
+    side: str = option("input", "whose Gram matrices", choices=("input", "smaller"))
     scale: float = option(1.0, "factor of the result")
     bound: float = option(2.0**12, "largest magnitude of w D", power_of_two=True)
     tables: str = tables_option()
@@ -73,24 +86,28 @@ class Wudi(LinearFold):
         return self.scale == 1
 
     def linear_fields(self, shape: Shape) -> Mapping[str, Field]:
-        """S, C and R; an element of C_i is at most 1, of D C_i at most a row's norm."""
-        rows = 2.0 ** math.ceil(math.log2(shape[1]) / 2)
+        """S, C and R; elements of C_i are at most 1, of R_i a row's norm, or a column's."""
+        wide = self._on_outputs(shape)
+        rows = 2.0 ** math.ceil(math.log2(shape[0] if wide else shape[1]) / 2)
+        extent = square_of_inputs if self.side == "input" else square_of_smaller
         return {
             "sum": Sum(bound=self.bound, limbs=2),
-            "grams": Sum(bound=2.0, limbs=2, extent=square_of_inputs),
+            "grams": Sum(bound=2.0, limbs=2, extent=extent),
             "pulls": Sum(bound=self.bound * rows, limbs=2),
         }
 
     def lift_linear(self, delta: Tensor, weight: float) -> Mapping[str, Tensor]:
-        """W D, C_i and w D C_i."""
+        """W D, C_i and w R_i."""
+        wide = self._on_outputs(tuple(delta.shape))
         largest = float(delta.abs().max())
         unit = delta / largest if largest > 0 else delta
-        gram = unit.T @ unit
+        gram = unit @ unit.T if wide else unit.T @ unit
         squares = float(gram.trace())
         if squares > 0:
             gram /= squares
         scaled = delta * weight
-        return {"sum": scaled, "grams": gram, "pulls": scaled @ gram}
+        pull = gram @ scaled if wide else scaled @ gram
+        return {"sum": scaled, "grams": gram, "pulls": pull}
 
     def finish_linear(self, state: Mapping[str, Tensor], totals: Totals) -> Tensor:
         """From S along the residual, filtered."""
@@ -98,13 +115,20 @@ class Wudi(LinearFold):
         start = state["sum"].to(torch.float64)
         if totals.count == 1:
             return start * factor
-        gram = state["grams"].to(torch.float64)
-        residual = torch.addmm(state["pulls"].to(torch.float64), start, gram, alpha=-1)
+        gram, pulls = state["grams"].to(torch.float64), state["pulls"].to(torch.float64)
+        wide = self._on_outputs(tuple(start.shape))
+        if wide:
+            start, pulls = start.T, pulls.T
+        residual = torch.addmm(pulls, start, gram, alpha=-1)
         values, vectors = torch.linalg.eigh(gram)
         gains, first = self._gains(values, 1e-10 if state["grams"].dtype == torch.float64 else 1e-5)
         vectors = vectors[:, first:]
         step = (vectors * gains) @ vectors.T
-        return torch.addmm(start, residual, step).mul_(factor)
+        found = torch.addmm(start, residual, step).mul_(factor)
+        return found.T.contiguous() if wide else found
+
+    def _on_outputs(self, shape: Shape) -> bool:
+        return self.side == "smaller" and shape[0] < shape[1]
 
     def _gains(self, values: Tensor, tolerance: float) -> tuple[Tensor, int]:
         """G of the eigenvalues that the filter acts on, and the place of the first."""

@@ -4,7 +4,8 @@ L(D) = sum_i |(D - D_i) D_i^T|^2 / |D_i|^2 from D = sum_i D_i. The gradient flow
 dD/dt = R - D C is solved with a matrix exponential, the minimum that is nearest to the
 start is a problem of least squares, and ASWUDI's truncation (arXiv:2606.07289) follows
 the authors' released `functional.py`. Weights, which neither has, scale task vectors
-after being brought to a mean of one; but they leave the |D_i|^-2 D_i^T as it is.
+after being brought to a mean of one; but they leave the |D_i|^-2 D_i^T as it is. On the
+output side everything is the same of the transposed task vectors.
 """
 
 import math
@@ -23,6 +24,7 @@ def merge(
     time: float,
     keep: float,
     scale: float,
+    side: str = "input",
     averaged: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Merged parameters; `averaged` are those that are no linear weights."""
@@ -35,6 +37,9 @@ def merge(
         if name in averaged:
             merged[name] = start.double() + total / len(deltas)
             continue
+        outputs = side == "smaller" and start.shape[0] < start.shape[1]
+        if outputs:
+            deltas, scaled, total = [d.T for d in deltas], [s.T for s in scaled], total.T
         if filter == "exponential":
             found = _flow(deltas, scaled, total, time)
         elif filter == "none":
@@ -43,7 +48,7 @@ def merge(
             found = _truncated(deltas, scaled, total)
         if keep < 1:
             found = total + (found - total) @ _largest_directions(deltas, keep)
-        merged[name] = start.double() + scale * found
+        merged[name] = start.double() + scale * (found.T if outputs else found)
     return merged
 
 

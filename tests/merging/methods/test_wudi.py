@@ -47,6 +47,30 @@ def test_by_hand() -> None:
     close(merged(half, deltas, 3.0, 1.0), matrix([4.5, 0.0], [0.0, 0.0]))
 
 
+def test_by_hand_on_the_smaller_side() -> None:
+    # One output that both move, over all inputs: C = 2, R = S, from S half the way to S / 2.
+    deltas = [matrix([2.0, 0.0, 0.0], [0.0] * 3), matrix([0.0, 6.0, 0.0], [0.0] * 3)]
+    half = math.log(2) / 2
+    close(merged(Wudi(side="smaller", time=half), deltas), matrix([1.5, 4.5, 0.0], [0.0] * 3))
+    close(merged(Wudi(time=half), deltas), deltas[0] + deltas[1])
+    high = [matrix([2.0, 0.0], [0.0] * 2, [0.0] * 2), matrix([0.0, 6.0], [0.0] * 2, [0.0] * 2)]
+    close(merged(Wudi(side="smaller", time=half), high), high[0] + high[1])
+
+
+@pytest.mark.parametrize("kind", ["exponential", "truncate", "none"])
+def test_a_wide_weight_is_merged_like_its_transpose(kind: str) -> None:
+    deltas = [model["wide.weight"] for model in some_models(9, 3)[1]]
+    turned = merged(Wudi(filter=kind), [delta.T.contiguous() for delta in deltas])
+    close(merged(Wudi(filter=kind, side="smaller"), deltas), turned.T)
+
+
+@pytest.mark.parametrize("shape", [(7, 4), (6, 6)])
+def test_the_input_is_the_smaller_side_where_it_is_not_larger(shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(10)
+    deltas = [torch.randn(shape, generator=generator).double() for _ in range(3)]
+    assert torch.equal(merged(Wudi(side="smaller"), deltas), merged(Wudi(), deltas))
+
+
 @pytest.mark.parametrize("kind", ["exponential", "truncate", "none"])
 def test_who_moved_other_inputs_does_not_interfere(kind: str) -> None:
     deltas = [matrix([2.0, 0.0], [1.0, 0.0]), matrix([0.0, 5.0], [0.0, 6.0])]
@@ -73,7 +97,10 @@ def test_equal_eigenvalues_are_all_of_the_rank() -> None:
 @pytest.mark.parametrize("time", [2.0, 300.0])
 @pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [0.4, 1.7, 0.9], [2.0, -0.5, 1.0]])
 @pytest.mark.parametrize("rank", [None, 1])
-def test_as_the_reference(kind: str, time: float, weights: list[float], rank: int | None) -> None:
+@pytest.mark.parametrize("side", ["input", "smaller"])
+def test_as_the_reference(
+    kind: str, time: float, weights: list[float], rank: int | None, side: str
+) -> None:
     base, models = some_models(1, 3, rank)
     expected = reference.merge(
         base,
@@ -83,9 +110,10 @@ def test_as_the_reference(kind: str, time: float, weights: list[float], rank: in
         time=time,
         keep=1.0,
         scale=0.7,
+        side=side,
         averaged=AVERAGED,
     )
-    method = Wudi(filter=kind, time=time, scale=0.7)
+    method = Wudi(filter=kind, time=time, scale=0.7, side=side)
     assert_same(merge_models(method, base, models, weights), expected)
 
 
@@ -134,7 +162,8 @@ def test_precision_whatever_the_size(size: float, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["exponential", "truncate", "none"])
-def test_float32_sums_of_low_rank_stay_near(kind: str) -> None:
+@pytest.mark.parametrize("side", ["input", "smaller"])
+def test_float32_sums_of_low_rank_stay_near(kind: str, side: str) -> None:
     # Where no contribution has inputs, rounding errors must not be taken for some.
     deltas = [
         model["wide.weight"] - base["wide.weight"]
@@ -142,13 +171,15 @@ def test_float32_sums_of_low_rank_stay_near(kind: str) -> None:
         for model in models
     ]
     block = Block(name="fc.weight", tensor_shape=(5, 9), shape=(5, 9), precision=Precision.FLOAT32)
-    method = Wudi(filter=kind)
+    method = Wudi(filter=kind, side=side)
     fast = merge_block(method, block, [delta.float() for delta in deltas], facts_of(deltas))
     torch.testing.assert_close(fast.double(), merged(method, deltas), rtol=0, atol=5e-4)
 
 
 def test_the_state_is_what_the_docstring_says() -> None:
     assert Wudi().state_bytes("fc.weight", (20, 30)) == 16 * (2 * 20 + 30) * 30
+    assert Wudi(side="smaller").state_bytes("fc.weight", (20, 30)) == 16 * (2 * 20 * 30 + 20**2)
+    assert Wudi(side="smaller").state_bytes("fc.weight", (30, 20)) == 16 * (2 * 30 + 20) * 20
     assert Wudi().state_bytes("bias", (20,)) == 8 * 20
 
 
@@ -174,7 +205,15 @@ def test_what_cannot_be_merged_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"filter": "hard"}, {"time": 0.0}, {"keep": 0.0}, {"keep": 1.1}, {"bound": 5.0}]
+    "options",
+    [
+        {"filter": "hard"},
+        {"side": "output"},
+        {"time": 0.0},
+        {"keep": 0.0},
+        {"keep": 1.1},
+        {"bound": 5.0},
+    ],
 )
 def test_bad_options(options: dict[str, Any]) -> None:
     with pytest.raises(BadOption, match=f"Wudi: {next(iter(options))} is"):
