@@ -5,15 +5,15 @@ nobody; what changes the stream is begun once, whoever asks for it how often, an
 for up to what the caller asked for.
 """
 
-import asyncio
-import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, Final, TypeAlias
 
 import grpc
+import structlog
 
 from weft.checkpoints.digest import digest_of as content_digest
 from weft.checkpoints.staging import Staging
+from weft.errors import InvalidInput
 from weft.node.continual.errors import NoSuchContribution, NoSuchGeneration, Unfit
 from weft.node.continual.keeper import Keeper
 from weft.node.continual.messages import (
@@ -23,6 +23,7 @@ from weft.node.continual.messages import (
     require_offer,
     source_of,
 )
+from weft.node.continual.once import Once, bounded, within
 from weft.node.continual.records import Contribution, Generation, Status
 from weft.node.continual.stream import Receipt, Stream
 from weft.node.continual.uploads import Uploads
@@ -39,9 +40,10 @@ from weft.protocol.transfer import indices_of
 from weft.protocol.v1 import continual_pb2 as pb
 from weft.protocol.v1.continual_pb2_grpc import ContinualServicer
 
+log = structlog.get_logger(__name__)
+
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-LONGEST_WAIT_S: Final = 30.0
 _THREADS: Final = 4
 
 
@@ -56,8 +58,8 @@ class ContinualService(ContinualServicer):
     def __init__(self, keeper: Keeper, uploads: Uploads) -> None:
         self._keeper, self._uploads = keeper, uploads
         self._threads = Threads(_THREADS, "weft-uploads")
-        self._takes = _Once()
-        self._changes = _Once()
+        self._takes = Once()
+        self._changes = Once()
         # Content that came before from elsewhere; the journal has no entry of its own for it.
         self._known: dict[str, int] = {}
 
@@ -119,10 +121,11 @@ class ContinualService(ContinualServicer):
         if source not in self._takes and (known := self._known_answer(digest, offer)):
             return pb.CommitReply(ready=True, known=True, contribution=contribution_message(known))
         taking = self._takes.begin(source, lambda: self._take(digest, offer))
-        receipt: Receipt | None = await _within(taking, request.wait_s)
+        receipt: Receipt | None = await within(taking, request.wait_s)
         if receipt is None:
             return pb.CommitReply()
         told = contribution_message(receipt.contribution)
+        log.info("pushed", caller=identity_of(context).name, contribution=told.seq)
         return pb.CommitReply(ready=True, known=receipt.known, contribution=told)
 
     async def Wait(self, request: pb.WaitRequest, context: Context) -> pb.WaitReply:  # noqa: N802
@@ -136,7 +139,7 @@ class ContinualService(ContinualServicer):
             each = self._contribution(request.seq)
             return None if each.status is Status.WAITING else each
 
-        found = await self._keeper.board.wait_for(settled, _bounded(request.wait_s))
+        found = await self._keeper.board.wait_for(settled, bounded(request.wait_s))
         told = contribution_message(found or self._contribution(request.seq))
         return pb.WaitReply(contribution=told, message=public(self._keeper.trouble))
 
@@ -203,13 +206,17 @@ class ContinualService(ContinualServicer):
         self, what: str, job: Callable[[Stream], Generation], wait_s: float
     ) -> pb.Generation | None:
         changing = self._changes.begin(what, lambda: self._keeper.ask(job))
-        made = await _within(changing, wait_s)
+        made = await within(changing, wait_s)
         return None if made is None else generation_message(made)
 
     async def _take(self, digest: str, offer: pb.Offer) -> Receipt:
         """Durable, then offered in its turn, then dropped; runs on when nobody waits."""
         await self._threads.begin(self._uploads.commit, digest)
-        receipt = await self._keeper.ask(lambda stream: self._offer(stream, digest, offer))
+        try:
+            receipt = await self._keeper.ask(lambda stream: self._offer(stream, digest, offer))
+        except InvalidInput:  # it never will be taken: nobody goes on with it
+            await self._threads.begin(self._uploads.drop, digest)
+            raise
         if receipt.known:
             self._known[source_of(digest, offer)] = receipt.contribution.seq
         await self._threads.begin(self._uploads.drop, digest)
@@ -262,39 +269,6 @@ class ContinualService(ContinualServicer):
         return contributions[seq - 1]
 
 
-class _Once:
-    """Work that is begun once and waited for by as many as ask; its key is free at its end."""
-
-    def __init__(self) -> None:
-        self._tasks: dict[str, asyncio.Task[Any]] = {}
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._tasks
-
-    def begin(self, key: str, work: Callable[[], Any]) -> "asyncio.Task[Any]":
-        """The task of that key, begun now where there is none."""
-        if key not in self._tasks:
-            task = self._tasks[key] = asyncio.ensure_future(work())
-            task.add_done_callback(lambda ended: self._forget(key, ended))
-        return self._tasks[key]
-
-    def cancel(self) -> None:
-        """Wait for none of it any more."""
-        for task in self._tasks.values():
-            task.cancel()
-
-    def _forget(self, key: str, task: "asyncio.Task[Any]") -> None:
-        self._tasks.pop(key, None)
-        if not task.cancelled():
-            task.exception()  # seen: who asked for it may be gone
-
-
-async def _within(task: "asyncio.Task[Any]", wait_s: float) -> Any:
-    """What a task gives, or None where that takes longer; the task goes on."""
-    await asyncio.wait({task}, timeout=_bounded(wait_s))
-    return task.result() if task.done() else None
-
-
 async def _announcement(requests: AsyncIterator[pb.BeginRequest]) -> tuple[pb.Offer, bytes]:
     offer, manifest = None, bytearray()
     async for request in requests:
@@ -328,9 +302,3 @@ async def _land(requests: AsyncIterator[pb.UploadRequest], chunks: Chunks, desk:
 def _missing(staging: Staging) -> dict[str, Any]:
     ranges = ranges_message(staging.missing()[:RANGES])
     return {"missing": ranges, "missing_chunks": staging.missing_chunks}
-
-
-def _bounded(wait_s: float) -> float:
-    if not math.isfinite(wait_s):
-        return 0.0
-    return min(max(wait_s, 0.0), LONGEST_WAIT_S)
