@@ -23,12 +23,15 @@ from weft.node.journal import Journal
 REVOKED = "revoked"
 """A file among the models that says who goes out again."""
 
+UNSYNCED = "unsynced"
+"""A file among the models that says that nothing is to be synced: a control."""
+
 ACKS = "acks"
 
 
 def contributions(models: Path) -> list[Path]:
     """All but the base, in their order."""
-    found = [path for path in models.iterdir() if path.name not in ("base", REVOKED)]
+    found = [path for path in models.iterdir() if path.name not in ("base", REVOKED, UNSYNCED)]
     return sorted(found, key=lambda path: int(path.name[1:]))
 
 
@@ -80,6 +83,8 @@ def count_entries(models: Path) -> None:
 def work(path: Path, models: Path, resume: bool) -> None:
     """What a fork does with its life."""
     count_entries(models)
+    if (models / UNSYNCED).exists():
+        os.fsync = lambda fd: None
     take_all(path, models)
 
 
