@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from weft.checkpoints.artifacts import put_model
+from weft.checkpoints.digest import digest_of
 from weft.checkpoints.disk import disk_errors, require_space, sync_folder, write_bytes
 from weft.checkpoints.inputs import open_input
 from weft.checkpoints.objects import PUT_PREFIX
@@ -82,6 +83,7 @@ def begin(folder: Path, base: Path, spec: StreamSpec) -> Identity:
         "base": digest,
         "spec": spec.document(),
     }
+    document["digest"] = _digest(document)
     # Last of all: a folder without it is no stream, and may be begun again.
     write_bytes(folder / STREAM, f"{json.dumps(document, indent=2)}\n".encode())
     sync_folder(folder.parent)
@@ -116,11 +118,20 @@ def read_identity(folder: Path) -> Identity:
         raise StreamCorrupt(f"{path}: cannot be read: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise StreamCorrupt(f"{path}: another format than {FORMAT}, which this version reads")
+    if document.pop("digest", "") != _digest(document):
+        raise StreamCorrupt(
+            f"{path}: has changed since the stream was begun; what a stream is stays as it is:"
+            " restore the file, or begin another stream"
+        )
     try:
         spec = StreamSpec.from_document(document["spec"])
         return Identity(document["name"], document["base"], spec)
     except (KeyError, TypeError, ValueError) as error:
         raise StreamCorrupt(f"{path}: {error!r}") from error
+
+
+def _digest(document: Mapping[str, object]) -> str:
+    return digest_of(json.dumps(document, sort_keys=True).encode())
 
 
 def _taken(folder: Path) -> bool:
