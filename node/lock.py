@@ -41,8 +41,12 @@ class FolderLock:
                 f"another weft process (pid {holder}) uses {folder}; "
                 "stop it, or name another folder"
             ) from None
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        except BaseException:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Let the folder go; a second call does nothing."""

@@ -53,3 +53,18 @@ def test_a_killed_holder_leaves_no_lock(tmp_path: Path) -> None:
     holder.wait()
     holder.stdout.close()
     FolderLock(tmp_path).release()
+
+
+def test_a_lock_that_cannot_be_signed_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk: whoever tries again in the same process is not locked out by itself."""
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match="No space"):
+            FolderLock(tmp_path)
+    FolderLock(tmp_path).release()
