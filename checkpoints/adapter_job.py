@@ -54,6 +54,7 @@ def run_adapter_job(job: MergeJob, rank: int, meter: Meter | None = None) -> Mer
     Raises:
         BadOption: a rank that cannot be, or no base.
         CannotMerge: the merge changes nothing, or what an adapter cannot hold.
+        ChangedInput: a file was written while it was merged.
         TooLarge: a matrix does not fit the memory allowed.
         WeftError: what the inputs, the method or the disk refuse; nothing is left behind.
     """
@@ -82,6 +83,7 @@ def run_adapter_job(job: MergeJob, rank: int, meter: Meter | None = None) -> Mer
                 embeddings=made.embeddings,
                 transposed=made.transposed,
                 whole=whole,
+                accept=inputs.require_unchanged,
             )
         with AdapterReader(job.output, inputs.own) as reader:
             digest, held = reader.identity(), reader.held

@@ -7,7 +7,7 @@ in it whole, by modules: PEFT's `modules_to_save`.
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
@@ -53,6 +53,7 @@ def write_adapter(
     embeddings: Collection[str] = (),
     transposed: bool = False,
     whole: Whole | None = None,
+    accept: Callable[[], None] | None = None,
 ) -> None:
     """Write an adapter whose every module adds B A, with scale 1, to the base.
 
@@ -68,6 +69,7 @@ def write_adapter(
         transposed: the base's matrices are (in, out), as those of GPT-2 are: so B is
             (in, rank) and A (rank, out).
         whole: tensors that replace the base's: all of some modules that have no factors.
+        accept: called when all is written; what it raises keeps the folder from appearing.
 
     Raises:
         BadTensor: factors that do not fit each other or are not finite in that dtype, or
@@ -89,6 +91,8 @@ def write_adapter(
         _write(made / TENSORS_NAME, tensors, whole)
         text = json.dumps(document, indent=2, sort_keys=True)
         write_bytes(made / CONFIG_NAME, f"{text}\n".encode())
+        if accept is not None:
+            accept()
 
 
 def _saved(whole: Whole | None, factors: Collection[str]) -> list[Json]:

@@ -43,6 +43,10 @@ class OtherPlan(Refused):
     """What is there was made, or begun, by another plan."""
 
 
+class ChangedInput(Refused):
+    """A file was written while it was read for a result."""
+
+
 class DiskFull(Exhausted):
     """No room on the disk, in the quota, or under the limit of a file's size."""
 

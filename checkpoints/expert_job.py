@@ -23,7 +23,7 @@ from weft.checkpoints.expert_files import (
 )
 from weft.checkpoints.experts import require_place, write_experts
 from weft.checkpoints.inputs import model_digest
-from weft.checkpoints.job import JobInputs, MergeJob, MergeReport, run_job
+from weft.checkpoints.job import JobInputs, MergeJob, MergeReport, identities_of, run_job
 from weft.checkpoints.merge_spec import MergeSpec
 from weft.checkpoints.parallel import Job, Workers
 from weft.checkpoints.reader import TensorReader, open_checkpoint
@@ -43,6 +43,8 @@ def run_expert_job(job: MergeJob, folder: Path, meter: Meter | None = None) -> M
 
     Raises:
         BadOption: another method, or steps around it.
+        ChangedInput: a file was written while it was merged or masked; a merged model
+            that was whole before is kept.
         WeftError: as of `run_job` and `write_experts`.
     """
     began = time.monotonic()
@@ -54,6 +56,7 @@ def run_expert_job(job: MergeJob, folder: Path, meter: Meter | None = None) -> M
     if folder.resolve() == job.output.resolve():
         raise BadOption(f"{folder}: is the merged model's folder; choose another for the experts")
     require_place(folder, job.resume)
+    seen = identities_of(job)
     report = run_job(job, meter)
     workers = Workers(job.threads, job.memory_bytes)
     with ExitStack() as stack:
@@ -70,7 +73,15 @@ def run_expert_job(job: MergeJob, folder: Path, meter: Meter | None = None) -> M
             present,
             digests[1:],
         )
-        write_experts(folder, plan, base, resume=job.resume, workers=workers, meter=meter)
+        write_experts(
+            folder,
+            plan,
+            base,
+            resume=job.resume,
+            workers=workers,
+            meter=meter,
+            accept=seen.require_unchanged,
+        )
     return _with_experts(report, folder, present, began, meter)
 
 

@@ -25,7 +25,7 @@ already is taken where it is of the very set, and what a killed process left is 
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -208,6 +208,7 @@ def write_experts(
     resume: bool = False,
     workers: Workers | None = None,
     meter: Meter | None = None,
+    accept: Callable[[], None] | None = None,
 ) -> None:
     """Write the set of experts of a finished merge; see the head of this module.
 
@@ -218,6 +219,7 @@ def write_experts(
         resume: take a set that is there already, if it is this one.
         workers: threads and memory; one thread where nothing is said.
         meter: counts what is read.
+        accept: called when all is written; what it raises keeps the folder from appearing.
 
     Raises:
         BadPath: something is there, or it cannot be written.
@@ -232,6 +234,8 @@ def write_experts(
         return
     with _new_set(folder, resume) as made:
         ExpertPass(plan, base, workers or Workers(), meter or Meter()).write(made)
+        if accept is not None:
+            accept()
 
 
 def _begin(

@@ -19,9 +19,9 @@ from weft.checkpoints.engine import Contribution, MergeSpec, Meter, Workers, mer
 from weft.checkpoints.errors import BadPath, SchemaMismatch
 from weft.checkpoints.factor_merge import without_dense
 from weft.checkpoints.header import Json
+from weft.checkpoints.identities import Identities, files_of
 from weft.checkpoints.inputs import Format, format_of, model_digest, open_input
 from weft.checkpoints.output import OutputFolder
-from weft.checkpoints.reader import SUFFIX
 from weft.checkpoints.schema import FLOATING, SHOWN_DIFFERENCES, Schema, differences_of
 from weft.checkpoints.sidecars import Sidecar, find_sidecars, with_dtype
 from weft.checkpoints.stacked import Part, StackedReader
@@ -139,6 +139,7 @@ def run_job(job: MergeJob, meter: Meter | None = None) -> MergeReport:
         meter: counts what is read.
 
     Raises:
+        ChangedInput: a file was written while it was merged; nothing is left behind.
         WeftError: what the inputs, the method or the disk refuse; nothing is left behind
             but, after a kill, `OUTPUT.partial`.
     """
@@ -171,6 +172,7 @@ def run_job(job: MergeJob, meter: Meter | None = None) -> MergeReport:
                     workers=workers,
                     meter=meter,
                 )
+                inputs.require_unchanged()
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return MergeReport(
         output=output.path,
@@ -194,6 +196,7 @@ class JobInputs:
         _require_apart(job)
         self._job = job
         self._stack = stack
+        self._seen = identities_of(job)
         self._base_digest: str | None = None
         self.base: RangeReader | None = None
         if job.base is not None:
@@ -263,42 +266,38 @@ class JobInputs:
 
     def identities(self) -> list[Json]:
         """What the inputs are, as far as can be told without reading them whole."""
-        inputs = [*([] if self._job.base is None else [self._job.base]), *self._job.models]
-        return [_identity_of(item) for item in inputs]
+        return [_identity_of(item, self._seen) for item in _all(self._job)]
+
+    def require_unchanged(self) -> None:
+        """Check that what was read is what was opened; before a result appears.
+
+        Raises:
+            ChangedInput: names the file.
+        """
+        self._seen.require_unchanged()
 
 
-def _identity_of(item: Input) -> Json:
+def _all(job: MergeJob) -> list[Input]:
+    """The base, where there is one, and the models."""
+    return [*([] if job.base is None else [job.base]), *job.models]
+
+
+def identities_of(job: MergeJob) -> Identities:
+    """Of all that a job reads, as they are now."""
+    return Identities.at(path for item in _all(job) for path in item.paths)
+
+
+def _identity_of(item: Input, seen: Identities) -> Json:
     """What is read for one input, and which layers of it."""
     paths = list(dict.fromkeys(item.paths))
     layers: list[Json] = [[paths.index(each.path), each.first, each.stop] for each in item.slices]
-    return {"reads": [_identity(path) for path in paths], "layers": layers}
-
-
-def _identity(path: Path) -> Json:
-    """Name, sizes and times of the files of a model."""
-    return {
-        "name": path.name,
-        "files": [
-            {"name": file.name, "bytes": found.st_size, "modified_ns": found.st_mtime_ns}
-            for file in _files(path)
-            for found in [file.stat()]
-        ],
-    }
-
-
-def _files(path: Path) -> list[Path]:
-    """The files of a model: those of its folder, or the one that it is."""
-    if path.name.endswith(f"{SUFFIX}.index.json"):
-        path = path.parent
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return [file for file in files if file.is_file()]
+    return {"reads": [seen.of(path) for path in paths], "layers": layers}
 
 
 def _require_apart(job: MergeJob) -> None:
     """Refuse an output within an input: the next merge would read what this one wrote."""
     output = job.output.resolve()
-    inputs = [*([] if job.base is None else [job.base]), *job.models]
-    for path in (path for item in inputs for path in item.paths):
+    for path in (path for item in _all(job) for path in item.paths):
         if path.is_dir() and path.resolve() in output.parents:
             raise BadPath(f"{job.output}: lies within {path}, which is merged; choose another")
 
@@ -351,4 +350,4 @@ def bytes_to_read(job: MergeJob) -> int:
 
 
 def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in _files(path))
+    return sum(file.stat().st_size for file in files_of(path))

@@ -13,10 +13,11 @@ All is written in `PATH.partial`, which takes the name PATH when it is complete 
     config.json, tokenizer.json, ...      companions; stay
     model.safetensors.index.json          with more than one shard; stays
 
-An exception, Ctrl-C among them, removes the folder, unless `resume` was asked for or the
-model was complete and only its name was taken. A process that is killed leaves it. With
-`resume` a later process with the same plan hashes the shards that are there and writes
-only the others; where PATH itself was made by the same plan, there is nothing left to do.
+An exception, Ctrl-C among them, removes the folder, unless `resume` was asked for (and no
+input changed meanwhile) or the model was complete and only its name was taken. A process
+that is killed leaves it. With `resume` a later process with the same plan hashes the shards
+that are there and writes only the others; where PATH itself was made by the same plan,
+there is nothing left to do.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +28,7 @@ from typing import Final, Self
 from torch import Tensor
 
 from weft.checkpoints.disk import disk_errors, free_bytes, sync_folder, write_bytes
-from weft.checkpoints.errors import BadPath, DiskFull, OtherPlan
+from weft.checkpoints.errors import BadPath, ChangedInput, DiskFull, OtherPlan
 from weft.checkpoints.partial import PartialFolder, occupied
 from weft.checkpoints.provenance import (
     PROVENANCE_NAME,
@@ -244,7 +245,9 @@ class OutputFolder:
             if error is not None:
                 self._shards.abandon(error)
         finally:
-            self._partial.leave(remove=error is not None and not self._resume)
+            # What was made of an input that changed is of no use to whoever goes on.
+            useless = not self._resume or isinstance(error, ChangedInput)
+            self._partial.leave(remove=error is not None and useless)
 
     def _finish(self) -> None:
         digest = self._shards.digest()
