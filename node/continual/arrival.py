@@ -56,6 +56,7 @@ class Arrival:
     ) -> None:
         self._method = method
         self._facts = Facts(contribution=name, weight=weight)
+        self._dtype = precision.dtype
         self._stream = CheckpointStream(base, {name: reader}, precision.dtype, Meter())
         self._found = Survey(
             stream=self._stream,
@@ -78,11 +79,9 @@ class Arrival:
 
     def task_vector(self, spec: TensorSpec) -> Tensor:
         """Of a whole tensor, in the shape in which the method sees it."""
-        parts = [
-            piece.makers[0]()
-            for piece in self._stream.pieces(spec, Span(0, spec.elements, max(spec.elements, 1)))
-        ]
-        whole = parts[0] if len(parts) == 1 else torch.cat([*parts, torch.empty(0)])
+        whole = torch.empty(spec.elements, dtype=self._dtype)
+        for piece in self._stream.pieces(spec, Span(0, spec.elements, PIECE_ELEMENTS)):
+            whole[piece.offset : piece.offset + piece.elements] = piece.makers[0]()
         return whole.reshape(shape_of(spec, self.scope(spec), spec.elements))
 
 

@@ -180,9 +180,12 @@ class Generations:
         return factor_to(mean_norm(weighted), math.sqrt(squares), "the merged model")
 
     def _moved(self, spec: TensorSpec, change: Tensor) -> Tensor:
-        """The base's tensor plus a change, rounded once."""
-        base = self._parts.base.read(spec.name).to(torch.float64).reshape(-1)
-        moved = (change + base).to(TORCH_DTYPES[spec.dtype])
+        """The base's tensor plus a change, which is used up; rounded once."""
+        start = 0
+        for block in self._parts.base.blocks(spec.name):
+            change[start : start + block.numel()] += block.to(torch.float64)
+            start += block.numel()
+        moved = change.to(TORCH_DTYPES[spec.dtype])
         if not all_finite(moved):
             raise NonFinite(f"tensor {spec.name!r}: the merged model is not finite in {spec.dtype}")
         return moved
