@@ -19,6 +19,9 @@ from weft.merging.errors import BadOption
 
 _KEY = "option"
 
+GRID = "values are rounded to bound * 2^-51; lower it for tensors on a small scale"
+"""What a bound of exact sums does to small values, in its text."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
@@ -82,9 +85,12 @@ def option(
     power_of_two: bool = False,
     pattern: bool = False,
 ) -> Any:
-    """A dataclass field that says what may be given for it."""
+    """A dataclass field that says what may be given for it.
+
+    A power of two is the bound of an exact sum, and its text says what that costs.
+    """
     said = Option(
-        about=about,
+        about=f"{about}; {GRID}" if power_of_two else about,
         least=least,
         most=most,
         above=above,
