@@ -14,7 +14,7 @@ import structlog
 import torch
 
 from tests.checkpoints.forks import serve
-from tests.node.continual.streams import TINY_SHARD, begun
+from tests.node.continual.streams import TINY_SHARD, begun, in_memory, save_tiny
 from weft.node.continual.files import STREAM
 from weft.node.continual.records import Status
 from weft.node.continual.stream import Stream
@@ -88,7 +88,15 @@ def work(path: Path, models: Path, resume: bool) -> None:
     take_all(path, models)
 
 
+def warm_up() -> None:
+    """What libraries open when they are first used is nobody's disk: torch dies without it."""
+    with in_memory("warm-up") as folder:
+        save_tiny(folder / "models", 2)
+        take_all(folder / "stream", folder / "models")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     quiet()
+    warm_up()
     serve(work)

@@ -25,7 +25,7 @@ from weft.node.continual.files import HEAD, JOURNAL, STREAM, read_identity
 from weft.node.continual.queue import ACCEPTED, ADVANCED
 from weft.node.journal import Journal, Record
 
-SAMPLED = 40
+SAMPLED = 32
 LEAST_POINTS = 500
 CHAINS = 4
 CHECKPOINTS = 20

@@ -89,7 +89,8 @@ def large(streams: Streams) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    "method", ["mean", "ema", pytest.param("ties", marks=pytest.mark.faults), "magmax"]
+    "method",
+    ["mean", "ema", *(pytest.param(name, marks=pytest.mark.faults) for name in ("ties", "magmax"))],
 )
 def test_six_times_the_largest_state(method: str, streams: Streams, large: list[Path]) -> None:
     state = kept_bytes(registry.create(method), "a.w", (384, COLUMNS), Precision.EXACT)
