@@ -152,6 +152,8 @@ def merge(
         resume=resume,
         mixed_dtypes=mixed_dtypes,
     )
+    if config is not None:
+        _check_filters(recipe, job, config)
     with _terminable(), _watched(job) as meter:
         report = _run(job, experts, adapter_out, meter)
     emit(report, as_json, _text)
@@ -186,6 +188,15 @@ def _read(path: Path) -> "Recipe":
     for line in recipe.notes:
         note(f"{path}: {line}")
     return recipe
+
+
+def _check_filters(recipe: "Recipe", job: "MergeJob", config: Path) -> None:
+    from dataclasses import replace
+
+    from weft.checkpoints.job import tensor_names
+    from weft.cli.recipe_filters import check_filters
+
+    check_filters(recipe, lambda: tensor_names(replace(job, mixed_dtypes=True)), config)
 
 
 def _job(
@@ -226,7 +237,7 @@ def _provenance(recipe: "Recipe") -> dict[str, "Json"]:
 
     document = plain(recipe)
     kept = document if isinstance(document, dict) else {}
-    for gone in ("sidecars", "notes", "slices"):
+    for gone in ("sidecars", "notes", "slices", "mergekit"):
         kept.pop(gone)
     kept["base"] = recipe.base and Path(recipe.base).name
     kept["models"] = [

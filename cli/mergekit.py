@@ -66,6 +66,7 @@ def recipe_of_mergekit(document: Mapping[str, object]) -> Recipe:
         dtype=dtype,
         sidecars=sidecars or recipe.sidecars,
         notes=(*recipe.notes, *dtype_notes, *tokenizer_notes),
+        mergekit=True,
     )
 
 

@@ -111,6 +111,7 @@ class Recipe:
         sidecars: path whose configuration and tokenizer files go with the result.
         notes: what was accepted and makes no difference, or not quite the one that
             whoever wrote it may expect; one line each.
+        mergekit: whether it was written for mergekit.
     """
 
     method: str
@@ -124,6 +125,7 @@ class Recipe:
     dtype: str | None = None
     slices: tuple[Slice, ...] = ()
     notes: tuple[str, ...] = ()
+    mergekit: bool = False
 
     @property
     def layers(self) -> int | None:
