@@ -27,6 +27,24 @@ UNREACHABLE: Final = frozenset(
 FILE_MODE: Final = 0o644
 
 
+@contextmanager
+def reading_errors(path: Path) -> Iterator[None]:
+    """Say in our words why a path cannot be looked at.
+
+    Raises:
+        MissingCheckpoint: there is no such file or folder.
+        BadPath: a loop of links, a name too long, no right to see it.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise MissingCheckpoint(f"{path}: no such file or folder") from None
+    except OSError as error:
+        if error.errno not in UNREACHABLE:
+            raise
+        raise BadPath(f"{path}: cannot be read: {error.strerror}") from error
+
+
 def open_for_reading(path: Path, *, follow: bool = True) -> tuple[int, int]:
     """Open a regular file; returns its descriptor and its size in bytes.
 

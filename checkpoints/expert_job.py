@@ -5,6 +5,7 @@ The model is made first, then the experts in one more pass over the contribution
 merge that was made without them.
 """
 
+import os
 import resource
 import time
 from collections.abc import Sequence
@@ -53,7 +54,7 @@ def run_expert_job(job: MergeJob, folder: Path, meter: Meter | None = None) -> M
     if job.base is None:
         raise CannotMerge("experts stand on a base, and there is none here: give one (--base)")
     require_file_names([item.name for item in job.models if item.weight != 0])
-    if folder.resolve() == job.output.resolve():
+    if os.path.realpath(folder) == os.path.realpath(job.output):
         raise BadOption(f"{folder}: is the merged model's folder; choose another for the experts")
     require_place(folder, job.resume)
     seen = identities_of(job)

@@ -65,8 +65,11 @@ def files_of(path: Path) -> list[Path]:
     """The files of a model: those of its folder, or the one that it is."""
     if path.name.endswith(f"{SUFFIX}.index.json"):
         path = path.parent
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return [file for file in files if file.is_file()]
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        return [file for file in files if file.is_file()]
+    except OSError:  # whoever opens it says why
+        return []
 
 
 def _stamps(path: Path) -> dict[Path, Stamp]:

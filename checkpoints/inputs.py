@@ -15,6 +15,7 @@ from weft.checkpoints.adapter_config import CONFIG_NAME
 from weft.checkpoints.adapters import AdapterReader
 from weft.checkpoints.blocks import RangeReader
 from weft.checkpoints.delta_folders import DeltaFolderReader, read_manifest
+from weft.checkpoints.disk import reading_errors
 from weft.checkpoints.distributed import METADATA_NAME, DistributedReader
 from weft.checkpoints.errors import MissingCheckpoint, WrongBase
 from weft.checkpoints.model_digest import model_digest
@@ -50,10 +51,13 @@ def format_of(path: Path | str) -> Format:
 
     Raises:
         MissingCheckpoint: nothing is there.
+        BadPath: a path that leads nowhere: a loop of links, a name too long.
     """
     path = Path(path)
-    if not path.exists():
-        raise MissingCheckpoint(f"{path}: no such file or folder")
+    if "\0" in str(path):
+        raise MissingCheckpoint(f"{str(path)!r}: no such file or folder")
+    with reading_errors(path):
+        path.stat()
     if not path.is_dir():
         return Format.SAFETENSORS
     if (path / CONFIG_NAME).exists():

@@ -4,6 +4,7 @@ Everything that can be refused is refused before the first tensor is read: the o
 place, the inputs' formats, schemas and dtypes, the method's needs, the room on the disk.
 """
 
+import os
 import resource
 import time
 from collections.abc import Mapping
@@ -296,9 +297,9 @@ def _identity_of(item: Input, seen: Identities) -> Json:
 
 def _require_apart(job: MergeJob) -> None:
     """Refuse an output within an input: the next merge would read what this one wrote."""
-    output = job.output.resolve()
+    output = Path(os.path.realpath(job.output))
     for path in (path for item in _all(job) for path in item.paths):
-        if path.is_dir() and path.resolve() in output.parents:
+        if os.path.isdir(path) and Path(os.path.realpath(path)) in output.parents:
             raise BadPath(f"{job.output}: lies within {path}, which is merged; choose another")
 
 

@@ -16,7 +16,7 @@ from typing import Final, Protocol, Self
 from torch import Tensor
 
 from weft.checkpoints.blocks import BlockReader, MemoryReader, RangeReader
-from weft.checkpoints.disk import open_for_reading, read_exactly
+from weft.checkpoints.disk import open_for_reading, read_exactly, reading_errors
 from weft.checkpoints.errors import BadPath, MalformedFile, MissingCheckpoint, UnsupportedFile
 from weft.checkpoints.header import (
     LENGTH_BYTES,
@@ -207,7 +207,8 @@ def open_checkpoint(path: Path | str) -> FileReader | ShardedReader:
         )
     if (path / INDEX_NAME).exists():
         return ShardedReader(path / INDEX_NAME)
-    names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    with reading_errors(path):
+        names = sorted(name for name in os.listdir(path) if not name.startswith("."))
     found = [name for name in names if name.endswith(SUFFIX)]
     if len(found) == 1:
         return FileReader(path / found[0])

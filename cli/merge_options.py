@@ -1,6 +1,7 @@
 """A recipe from the options of `weft merge`."""
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -96,9 +97,9 @@ def _weights(text: str | None, count: int) -> list[float]:
 
 
 def _require_distinct(models: Sequence[Path]) -> None:
-    seen: dict[Path, Path] = {}
+    seen: dict[str, Path] = {}
     for path in models:
-        first = seen.setdefault(path.resolve(), path)
+        first = seen.setdefault(os.path.realpath(path), path)
         if first is not path:
             raise InvalidInput(
                 f"{first} and {path} are one model, named twice; to let it count twice, give it"

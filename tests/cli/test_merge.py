@@ -372,6 +372,13 @@ def nothing() -> None:
     pass
 
 
+def loop() -> None:
+    for folder in (Path("a"), Path()):
+        (folder / "loop").symlink_to("loop")
+
+
+LONG = "x" * 300
+LOOP = "a/loop: cannot be read: Too many levels of symbolic links"
 NAN = "b, tensor 'model.layers.1.mlp.weight': nan found at element 19"
 ROWS: dict[str, tuple[str, str, Callable[[], None], int]] = {
     "no method": ("a b -o out", "no method: name one with --method", nothing, 2),
@@ -413,6 +420,15 @@ ROWS: dict[str, tuple[str, str, Callable[[], None], int]] = {
     "three for two": ("-m slerp a b c -o out", "Slerp takes at most 2 contributions", nothing, 2),
     "equal paths": ("-m mean a ./a -o out", "a and a are one model, named twice", nothing, 2),
     "missing model": ("-m mean a nowhere -o out", "nowhere: no such file or folder", nothing, 2),
+    "a loop of links": ("-m mean a a/loop -o out", LOOP, loop, 2),
+    "a loop of links, base": ("-m mean a --base a/loop -o out", LOOP, loop, 2),
+    "a loop of links, alone": ("-m mean a/loop/x b -o out", "a/loop/x: cannot be", loop, 2),
+    "a loop of links, out": ("-m mean a b -o loop", "is a symbolic link", loop, 2),
+    "a long name": (f"-m mean a {LONG} -o out", f"{LONG}: cannot be read: File name", nothing, 2),
+    "a long name, base": (f"-m mean a --base {LONG} -o out", "File name too long", nothing, 2),
+    "a file as a folder": (
+        "-m mean a b/model.safetensors/c -o out", "c: no such file or folder", nothing, 2,
+    ),
     "missing base": ("-m mean --base nowhere a -o out", "nowhere: no such", nothing, 2),
     "output exists": ("-m mean a b -o c", "c: exists; choose another", nothing, 2),
     "output is the base": ("-m mean --base base a -o base", "base: exists", nothing, 2),
@@ -442,14 +458,14 @@ ROWS: dict[str, tuple[str, str, Callable[[], None], int]] = {
 def test_mistakes(row: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments, fault, prepare, expected = ROWS[row]
     prepare()
-    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
+    before = {path: path.lstat().st_mtime_ns for path in Path().rglob("*")}
     code, out, err = run(capsys, *arguments.split())
     assert (code, out) == (expected, ""), err
     assert fault in err
     assert err.startswith("weft: ")
     assert err.count("\n") == 1
     assert len(err) < 2500
-    assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")}.keys() == before.keys()
+    assert {path: path.lstat().st_mtime_ns for path in Path().rglob("*")}.keys() == before.keys()
 
 
 def test_a_full_disk_is_seen_before_the_start(
@@ -480,6 +496,10 @@ MEAN_OF_A = 'method = "mean"\n[[models]]\npath = "a"\n'
         (
             MEAN_OF_A + '[[after]]\nmethod = "norm_clip"\noptions = { longest = [1, 2] }',
             "longest cannot vary by tensor after a merge",
+        ),
+        (
+            MEAN_OF_A + 'weight = [{ filter = "mpl", value = 0.5 }, { value = 1 }]',
+            "r.toml: weight of a: the filter 'mpl' is part of no tensor's name; did you mean 'mlp'",
         ),
     ],
 )
