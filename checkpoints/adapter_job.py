@@ -55,7 +55,7 @@ def run_adapter_job(job: MergeJob, rank: int, meter: Meter | None = None) -> Mer
         BadOption: a rank that cannot be, or no base.
         CannotMerge: the merge changes nothing, or what an adapter cannot hold.
         ChangedInput: a file was written while it was merged.
-        TooLarge: a matrix does not fit the memory allowed.
+        NotEnoughMemory: a matrix does not fit the memory allowed.
         WeftError: what the inputs, the method or the disk refuse; nothing is left behind.
     """
     began = time.monotonic()

@@ -13,7 +13,7 @@ from torch import Tensor
 from weft.checkpoints.blocks import RangeReader
 from weft.checkpoints.contribution import Contribution, require_alike, require_names
 from weft.checkpoints.dtypes import TORCH_DTYPES
-from weft.checkpoints.errors import TooLarge
+from weft.checkpoints.errors import NotEnoughMemory
 from weft.checkpoints.factor_merge import FactorMerge, adapters_among
 from weft.checkpoints.job import MergeJob
 from weft.checkpoints.merger import Merger
@@ -162,10 +162,11 @@ class AdapterMerge:
             return Job(partial(self._compared, spec, span), cost)
         cost += DENSE_COPIES * 8 * spec.elements
         if cost > self._workers.budget:
-            raise TooLarge(
+            raise NotEnoughMemory(
                 f"tensor {spec.name!r}: to find its factors, {spec.describe()} must be seen whole,"
                 f" which takes about {cost / 2**20:.0f} MiB; {self._workers.budget / 2**20:.0f} MiB"
-                " are allowed: allow more memory"
+                " are allowed: allow more memory",
+                cost,
             )
         return Job(partial(self._from_dense, spec, span), cost)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from weft.checkpoints.contribution import Contribution, require_alike, require_names
 from weft.checkpoints.digest import CHUNK_BYTES
 from weft.checkpoints.dtypes import DTYPE_NAMES, TORCH_DTYPES
-from weft.checkpoints.errors import TooLarge
+from weft.checkpoints.errors import NotEnoughMemory
 from weft.checkpoints.measure import DeltaStatistics, measure
 from weft.checkpoints.merge_spec import MergeSpec, Tailored
 from weft.checkpoints.merger import Merger
@@ -79,7 +79,7 @@ def merge(
         SchemaMismatch: a tensor is missing somewhere or has another shape.
         NonFinite: a NaN or an infinity goes in or comes out; names the tensor.
         OutOfBound, FoldFull: values too large for an exact sum.
-        TooLarge: the memory allowed does not hold what a method must see of a tensor at a
+        NotEnoughMemory: the memory allowed does not hold what a method must see of a tensor at a
             time: the whole of it, where it says so.
     """
     spec = method if isinstance(method, MergeSpec) else MergeSpec(method=method)
@@ -121,11 +121,12 @@ class _Run:
             cost = max((self._merger.cost(spec, span) for span in self._spans(spec)), default=0)
             if cost > budget:
                 whole = self._spec.scope(spec) is Scope.MATRIX
-                raise TooLarge(
+                raise NotEnoughMemory(
                     f"tensor {spec.name!r}: {spec.describe()}, seen"
                     f" {'whole' if whole else 'piece by piece'} by"
                     f" {type(self._spec.method).__name__}, takes about {cost} bytes of memory"
-                    f" at a time; {budget} are allowed: allow more"
+                    f" at a time; {budget} are allowed: allow more",
+                    cost,
                 )
 
     def prepare(self) -> None:

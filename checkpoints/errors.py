@@ -55,6 +55,18 @@ class TooLarge(Exhausted):
     """More tensors, chunks or bytes than a manifest may have."""
 
 
+class NotEnoughMemory(TooLarge):
+    """What must be seen at a time does not fit the memory that is allowed.
+
+    Attributes:
+        needed: bytes.
+    """
+
+    def __init__(self, message: str, needed: int = 0) -> None:
+        super().__init__(message)
+        self.needed = needed
+
+
 class BadManifest(Corrupt):
     """Bytes that are not the canonical manifest of an artifact."""
 

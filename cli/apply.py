@@ -89,7 +89,7 @@ def apply(
     An expert (`weft merge --experts`) gives one contribution back, nearly:
     weft apply MERGED experts/a.safetensors --base BASE -o a.
     """
-    shard_bytes = byte_size(shard_size, "--shard-size")
+    shard_bytes = byte_size(shard_size, "--shard-size", 1)
     with _opened(base, delta, expert_base, prefix) as opened:
         plan = {"command": "apply", "base": opened.base, "delta": opened.applied}
         if opened.merged is not None:

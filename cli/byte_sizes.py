@@ -4,6 +4,7 @@
 1610612736
 """
 
+from weft.cli.output import size
 from weft.errors import InvalidInput
 
 UNITS = {
@@ -12,11 +13,16 @@ UNITS = {
 }
 
 
-def byte_size(text: str, option: str) -> int:
+def byte_size(text: str, option: str, least: int = 0) -> int:
     """A number and a unit as a number of bytes.
 
+    Args:
+        text: as it was typed.
+        option: where, for messages.
+        least: the smallest number of bytes that is taken.
+
     Raises:
-        InvalidInput: no such text, or beyond 8 EiB; names the option.
+        InvalidInput: no such text, less than that, or beyond 8 EiB; names the option.
     """
     digits = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
     unit = text[len(digits) :].strip().lower()
@@ -26,6 +32,7 @@ def byte_size(text: str, option: str) -> int:
         raise InvalidInput(
             f"{option}: found {text!r}, expected a number and a unit, such as 500MB or 1.5GiB"
         ) from None
-    if not 0 <= count < 2**63:
-        raise InvalidInput(f"{option}: found {text!r}, expected 0 to 8 EiB")
+    if not least <= count < 2**63:
+        expected = f"at least {size(least)}" if count < least else "at most 8 EiB"
+        raise InvalidInput(f"{option}: found {text!r}, expected {expected}, such as 1.5GiB")
     return round(count)

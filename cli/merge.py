@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
 
+LEAST_MEMORY = 2**20
 EXAMPLE = "Example: weft merge -m ties --set density=0.2 --base base a b c -o merged"
 
 Models = Annotated[
@@ -154,7 +155,7 @@ def merge(
     )
     if config is not None:
         _check_filters(recipe, job, config)
-    with _terminable(), _watched(job) as meter:
+    with _terminable(), _named(memory), _watched(job) as meter:
         report = _run(job, experts, adapter_out, meter)
     emit(report, as_json, _text)
 
@@ -275,16 +276,16 @@ def _device(name: str) -> str:
     return name
 
 
-def _bytes(text: str, option: str) -> int:
+def _bytes(text: str, option: str, least: int = 1) -> int:
     from weft.cli.byte_sizes import byte_size
 
-    return byte_size(text, option)
+    return byte_size(text, option, least)
 
 
 def memory_allowed(text: str | None) -> int:
     """Bytes that work under way may take: as asked for, or a quarter of what is there."""
     if text is not None:
-        return _bytes(text, "--memory")
+        return _bytes(text, "--memory", LEAST_MEMORY)
     return _memory_here() // 4
 
 
@@ -313,6 +314,23 @@ def _terminable() -> "Iterator[None]":
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _named(memory: str | None) -> "Iterator[None]":
+    """Memory that does not suffice: with the option, and a mistake where it was given."""
+    from weft.checkpoints.errors import NotEnoughMemory
+    from weft.errors import InvalidInput
+
+    try:
+        yield
+    except NotEnoughMemory as error:
+        if memory is None:
+            raise NotEnoughMemory(f"{error} (--memory)", error.needed) from error
+        least = -(-error.needed // 2**20)
+        raise InvalidInput(
+            f"--memory: found {memory!r}, expected at least {least} MiB: {error}"
+        ) from error
 
 
 @contextmanager

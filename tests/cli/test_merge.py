@@ -372,6 +372,14 @@ def nothing() -> None:
     pass
 
 
+def wide() -> None:
+    """A base, and a model of it, with a matrix of a mebibyte."""
+    for seed, name in enumerate(("base", "wide")):
+        Path(name).mkdir(exist_ok=True)
+        matrix = torch.randn(512, 512, generator=torch.Generator().manual_seed(seed))
+        save_file({"l.weight": matrix}, Path(name) / "model.safetensors")
+
+
 def loop() -> None:
     for folder in (Path("a"), Path()):
         (folder / "loop").symlink_to("loop")
@@ -442,10 +450,27 @@ ROWS: dict[str, tuple[str, str, Callable[[], None], int]] = {
     "pickle": ("-m mean a b -o out", "weft never opens pickles", pickled, 2),
     "broken file": ("-m mean a b -o out", "b/model.safetensors", broken, 1),
     "memory": (
-        "-m iso_c --base base a b -o out --memory 1KiB", "1024 are allowed: allow more", nothing, 1,
+        "-m iso_c --base base wide -o out --memory 1MiB",
+        "--memory: found '1MiB', expected at least 23 MiB: tensor", wide, 2,
+    ),
+    "memory of an adapter": (
+        "-m mean --base base wide -o out --memory 1MiB --adapter-out 2",
+        "--memory: found '1MiB', expected at least", wide, 2,
+    ),
+    "no memory": (
+        "-m mean a b -o out --memory 0", "--memory: found '0', expected at least 1.0 MiB",
+        nothing, 2,
+    ),
+    "less than no memory": (
+        "-m mean a b -o out --memory -1", "--memory: found '-1', expected at least 1", nothing, 2,
+    ),
+    "little memory": (
+        "-m mean a b -o out --memory 1KiB", "--memory: found '1KiB', expected at", nothing, 2,
     ),
     "memory of words": ("-m mean a b -o out --memory lots", "--memory: found 'lots'", nothing, 2),
-    "shards of nothing": ("-m mean a b -o out --shard-size 0", "", nothing, 2),
+    "shards of nothing": (
+        "-m mean a b -o out --shard-size 0", "--shard-size: found '0', expected", nothing, 2,
+    ),
     "threads": ("-m mean a b -o out --threads -1", "--threads", nothing, 2),
     "dtype": ("-m mean a b -o out --dtype int8", "--dtype: found 'int8'", nothing, 2),
     "sums": ("-m mean a b -o out --sums fast", "--sums: found 'fast'", nothing, 2),
