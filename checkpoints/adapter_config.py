@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from weft.checkpoints.errors import MalformedFile, UnsupportedFile
+from weft.checkpoints.errors import UnsupportedFile, UnusableFile
 from weft.checkpoints.header import Json, parse_strict
 
 CONFIG_NAME: Final = "adapter_config.json"
@@ -78,14 +78,15 @@ def parse_config(data: bytes, where: str) -> AdapterConfig:
     """Parse `adapter_config.json`.
 
     Raises:
-        MalformedFile: no such document, or a field that cannot be.
+        MalformedFile: no such document.
+        UnusableFile: a field that cannot be.
         UnsupportedFile: an adapter of another kind than plain LoRA; names the field.
     """
     document = parse_strict(data, where, floats=True)
     _refuse_other_kinds(document, where)
     saved = document.get("modules_to_save") or []
     if not isinstance(saved, list):
-        raise MalformedFile(f"{where}: modules_to_save is no list")
+        raise UnusableFile(f"{where}: modules_to_save is no list")
     ranks = _pattern(document, "rank_pattern", where)
     return AdapterConfig(
         rank=_rank(document.get("r"), "r", where),
@@ -124,20 +125,20 @@ def _refuse_other_kinds(document: Mapping[str, Json], where: str) -> None:
 
 def _rank(value: Json, name: str, where: str) -> int:
     if type(value) is not int or not 1 <= value <= MAX_RANK:
-        raise MalformedFile(f"{where}: {name} is {_shown(value)}, a rank from 1 expected")
+        raise UnusableFile(f"{where}: {name} is {_shown(value)}, a rank from 1 expected")
     return value
 
 
 def _number(value: Json, name: str, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
-        raise MalformedFile(f"{where}: {name} is {_shown(value)}, a finite number expected")
+        raise UnusableFile(f"{where}: {name} is {_shown(value)}, a finite number expected")
     return float(value)
 
 
 def _pattern(document: Mapping[str, Json], name: str, where: str) -> list[tuple[str, Json]]:
     found = document.get(name) or {}
     if not isinstance(found, dict):
-        raise MalformedFile(f"{where}: {name} is no object")
+        raise UnusableFile(f"{where}: {name} is no object")
     for key in found:
         _check_pattern(key, f"{where}: {name}")
     return list(found.items())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from weft.checkpoints.adapter_config import CONFIG_NAME, AdapterConfig
-from weft.checkpoints.errors import MalformedFile, SchemaMismatch, UnsupportedFile
+from weft.checkpoints.errors import SchemaMismatch, UnsupportedFile, UnusableFile
 from weft.checkpoints.schema import FLOATING, Schema, TensorSpec
 
 PREFIX: Final = "base_model.model."
@@ -64,7 +64,7 @@ class Keys:
         else:
             name = WRAPPED.sub("", key.removeprefix(PREFIX))
             if name in self.whole:
-                raise MalformedFile(f"{where}: {name[:80]} is saved whole twice")
+                raise UnusableFile(f"{where}: {name[:80]} is saved whole twice")
             self.whole[name] = key
 
 
@@ -72,7 +72,7 @@ def pair_of(name: str, keys: Keys, config: AdapterConfig, base: Schema) -> Pair:
     """The factors of one tensor, checked against the configuration and the base."""
     halves, where = keys.modules[name], keys.where
     if halves.keys() not in ({"A", "B"}, {"embedding_A", "embedding_B"}):
-        raise MalformedFile(
+        raise UnusableFile(
             f"{where}: {name} has lora_{min(halves)} and not the other half of the pair"
         )
     spec = _base_spec(name, base, where)
@@ -80,7 +80,7 @@ def pair_of(name: str, keys: Keys, config: AdapterConfig, base: Schema) -> Pair:
     a, b = (keys.schema[halves[half]] for half in sorted(halves))
     rank = config.rank_of(module)
     if len(a.shape) < 2 or len(b.shape) < 2 or not a.shape[0] == b.shape[1] == rank:
-        raise MalformedFile(
+        raise UnusableFile(
             f"{where}: {name} has factors of shapes {b.shape} and {a.shape}; rank {rank} expected "
             f"by {CONFIG_NAME}"
         )
@@ -110,7 +110,7 @@ def saved_whole(keys: Keys, config: AdapterConfig, base: Schema) -> dict[str, st
     for module in config.saved:
         parts = f".{module}."
         if not any(parts in f".{name}" for name in keys.whole):
-            raise MalformedFile(f"{where}: lacks {module[:80]!r}, which modules_to_save names")
+            raise UnusableFile(f"{where}: lacks {module[:80]!r}, which modules_to_save names")
     return keys.whole
 
 

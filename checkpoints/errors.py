@@ -1,4 +1,9 @@
-"""The errors of checkpoints; each derives from a family of `weft.errors`."""
+"""The errors of checkpoints; each derives from a family of `weft.errors`.
+
+One rule for files: what was named and cannot be used, however whole it is, is a mistake
+(`UnsupportedFile`, `UnusableFile`); bytes that contradict themselves are damage
+(`MalformedFile` and what else is `Corrupt`).
+"""
 
 from weft.errors import Corrupt, Exhausted, InvalidInput, NotFound, Refused
 
@@ -25,6 +30,14 @@ class UnsupportedFile(InvalidInput):
 
 class MalformedFile(Corrupt):
     """A file that claims to be safetensors and breaks its rules."""
+
+
+class UnusableFile(MalformedFile, InvalidInput):
+    """A file that is whole, and not what it was named as, or says what cannot be.
+
+    A mistake of whoever named it. Where it came from somebody else, it is dealt with as
+    any other bytes that are not what they claim to be.
+    """
 
 
 class BadTensor(InvalidInput):

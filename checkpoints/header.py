@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, NoReturn, TypeAlias
 
-from weft.checkpoints.errors import BadSchema, MalformedFile, UnsupportedFile
+from weft.checkpoints.errors import BadSchema, MalformedFile, UnsupportedFile, UnusableFile
 from weft.checkpoints.schema import DTYPE_BYTES, Schema, TensorSpec
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -70,7 +70,8 @@ def header_length(first: bytes, file_bytes: int, where: str) -> int:
 
     Raises:
         UnsupportedFile: it begins like a file of another kind.
-        MalformedFile: it is too short, or its length is not possible.
+        UnusableFile: it does not begin as a safetensors file does.
+        MalformedFile: it is too short, or empty of all but zeros.
     """
     length = int.from_bytes(first[:LENGTH_BYTES], "little")
     room = file_bytes - LENGTH_BYTES
@@ -80,16 +81,24 @@ def header_length(first: bytes, file_bytes: int, where: str) -> int:
     _refuse_other_kinds(first, where)
     if room < 2:
         raise MalformedFile(f"{where}: {file_bytes} bytes are too few for a safetensors file")
-    if length > room:
+    if not any(first):
         raise MalformedFile(
-            f"{where}: its header claims {length} bytes and {room} follow; "
-            "it is cut short or no safetensors file"
+            f"{where}: begins with zeros: it was not written to its end, or is damaged; copy it"
+            " again"
+        )
+    if not begins:
+        raise UnusableFile(
+            f"{where}: not a safetensors file: such a file has its header's length in the first"
+            " eight bytes, and '{' after them; name the file of the tensors, or their folder"
         )
     if length > MAX_HEADER_BYTES:
-        raise MalformedFile(
-            f"{where}: its header of {length} bytes is beyond the limit of {MAX_HEADER_BYTES}"
+        raise UnusableFile(
+            f"{where}: its header of {length} bytes is beyond the limit of {MAX_HEADER_BYTES}, or"
+            " it is not a safetensors file"
         )
-    raise MalformedFile(f"{where}: its header does not begin with '{{'; not a safetensors file")
+    raise MalformedFile(
+        f"{where}: its header claims {length} bytes and {room} follow; it is cut short"
+    )
 
 
 def parse_header(data: bytes, file_bytes: int, where: str) -> Header:
@@ -167,7 +176,7 @@ def parse_strict(data: bytes, where: str, *, floats: bool = False) -> dict[str, 
     """Parse one JSON object; no duplicate keys, no NaN, and no floats unless allowed.
 
     Raises:
-        MalformedFile: not such an object.
+        MalformedFile: not such an object; `UnusableFile` where a number is not finite.
     """
 
     def unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
@@ -181,12 +190,15 @@ def parse_strict(data: bytes, where: str, *, floats: bool = False) -> dict[str, 
     def refuse_number(text: str) -> NoReturn:
         raise MalformedFile(f"{where}: number {text[:40]}; expected whole numbers only")
 
+    def refuse_constant(text: str) -> NoReturn:
+        raise UnusableFile(f"{where}: holds {text}, expected finite numbers")
+
     try:
         document = json.loads(
             data.decode(),
             object_pairs_hook=unique,
             parse_float=float if floats else refuse_number,
-            parse_constant=refuse_number,
+            parse_constant=refuse_constant,
         )
     except (ValueError, RecursionError) as error:
         raise MalformedFile(f"{where}: not JSON ({error})") from error
@@ -214,6 +226,10 @@ def _entry(name: str, value: Json, where: str) -> tuple[TensorSpec, tuple[int, i
     dtype, shape, span = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str):
         raise MalformedFile(f"{shown}: dtype is not a string")
+    if dtype not in DTYPE_BYTES:
+        raise UnusableFile(
+            f"{shown}: dtype {dtype[:20]!r} is not one of {', '.join(DTYPE_BYTES)}; convert it"
+        )
     dimensions = _whole_numbers(shape, f"{shown}: shape")
     offsets = _whole_numbers(span, f"{shown}: data_offsets")
     if len(offsets) != 2 or offsets[0] > offsets[1]:

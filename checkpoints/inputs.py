@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from weft.checkpoints.adapter_config import CONFIG_NAME
-from weft.checkpoints.adapters import AdapterReader
+from weft.checkpoints.adapters import TENSORS_NAME, AdapterReader
 from weft.checkpoints.blocks import RangeReader
 from weft.checkpoints.delta_folders import DeltaFolderReader, read_manifest
 from weft.checkpoints.disk import reading_errors
@@ -20,7 +20,7 @@ from weft.checkpoints.distributed import METADATA_NAME, DistributedReader
 from weft.checkpoints.errors import MissingCheckpoint, WrongBase
 from weft.checkpoints.model_digest import model_digest
 from weft.checkpoints.objects import MANIFEST_NAME, PAYLOAD_NAME
-from weft.checkpoints.reader import ShardedReader, open_checkpoint
+from weft.checkpoints.reader import SUFFIX, ShardedReader, open_checkpoint
 
 __all__ = ["Format", "describe", "format_of", "model_digest", "open_input"]
 
@@ -50,7 +50,7 @@ def format_of(path: Path | str) -> Format:
     """What lies at a path, by the names of its files; nothing is opened.
 
     Raises:
-        MissingCheckpoint: nothing is there.
+        MissingCheckpoint: nothing is there, or an adapter without its configuration.
         BadPath: a path that leads nowhere: a loop of links, a name too long.
     """
     path = Path(path)
@@ -66,7 +66,17 @@ def format_of(path: Path | str) -> Format:
         return Format.DISTRIBUTED
     if (path / MANIFEST_NAME).exists() and (path / PAYLOAD_NAME).exists():
         return Format.DELTA
+    _require_no_half_adapter(path)
     return Format.SAFETENSORS
+
+
+def _require_no_half_adapter(folder: Path) -> None:
+    found = {each.name for each in folder.glob(f"*{SUFFIX}*")}
+    if found == {TENSORS_NAME}:
+        raise MissingCheckpoint(
+            f"{folder}: holds {TENSORS_NAME} and no {CONFIG_NAME}: an adapter needs both; copy"
+            f" {CONFIG_NAME} beside it"
+        )
 
 
 def open_input(

@@ -1,7 +1,9 @@
 """One table: the family of an error -> the exit code of the command.
 
 A user's mistake prints one line and exits 2; a fault exits 1; an interrupt
-exits 130. A traceback is shown only with `--debug`.
+exits 130. A file that was named and cannot be used is a mistake, however whole it
+is; bytes that contradict themselves are a fault. A traceback is shown only with
+`--debug`.
 
 >>> from weft.errors import NotFound
 >>> exit_code(NotFound("no such run"))

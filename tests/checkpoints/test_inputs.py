@@ -107,8 +107,12 @@ def test_everything_else_is_one_clear_error(layouts: dict[str, Path], tmp_path: 
         open_input(tmp_path / "empty")
     with pytest.raises(UnsupportedFile, match="zip archive"):
         open_input(layouts["ranks"] / "__0_0.distcp")
+    (tmp_path / "half").mkdir()
+    shutil.copy(layouts["file"], tmp_path / "half" / "adapter_model.safetensors")
+    with pytest.raises(MissingCheckpoint, match=r"half: holds .* and no adapter_config\.json"):
+        open_input(tmp_path / "half", MemoryReader(model()))
     (tmp_path / "text").write_text("hello, this is not a model")
-    with pytest.raises(MalformedFile, match="no safetensors file"):
+    with pytest.raises(MalformedFile, match="text: not a safetensors file"):
         open_input(tmp_path / "text")
     shutil.copy(layouts["file"], tmp_path / "empty" / "adapter_config.json")
     with pytest.raises(MalformedFile, match="adapter_config"):

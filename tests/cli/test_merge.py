@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.checkpoints.crafted import bits
+from tests.checkpoints.crafted import bits, file
 from tests.checkpoints.folders import save_adapter, save_distributed
 from tests.checkpoints.outputs import tree
 from tests.checkpoints.test_merger import MERGES, TRANSFORMS
@@ -380,6 +380,29 @@ def wide() -> None:
         save_file({"l.weight": matrix}, Path(name) / "model.safetensors")
 
 
+def adapters() -> None:
+    """One that cannot be, for each way."""
+    factors = {
+        "model.layers.0.mlp.lora_A.weight": torch.ones(2, 8),
+        "model.layers.0.mlp.lora_B.weight": torch.ones(6, 2),
+    }
+    ways: dict[str, Any] = {
+        "zero": {"r": 0},
+        "four": {"r": "four"},
+        "null": {"lora_alpha": None},
+        "nan": {"lora_alpha": float("nan")},
+        "other": {"r": 3},
+        "dora": {"use_dora": True},
+    }
+    for name, config in ways.items():
+        save_adapter(Path(name), factors, **config)
+
+
+def complex_numbers() -> None:
+    header = {"w": {"dtype": "C64", "shape": [1], "data_offsets": [0, 8]}}
+    Path("c64.safetensors").write_bytes(file(header, b"\0" * 8))
+
+
 def loop() -> None:
     for folder in (Path("a"), Path()):
         (folder / "loop").symlink_to("loop")
@@ -449,6 +472,24 @@ ROWS: dict[str, tuple[str, str, Callable[[], None], int]] = {
     "another model": ("-m mean a b -o out", "and 10001 more", other_architecture, 2),
     "pickle": ("-m mean a b -o out", "weft never opens pickles", pickled, 2),
     "broken file": ("-m mean a b -o out", "b/model.safetensors", broken, 1),
+    "no safetensors": (
+        "-m mean a base/config.json -o out", "config.json: not a safetensors file:", nothing, 2,
+    ),
+    "complex numbers": (
+        "-m mean a c64.safetensors -o out", "tensor 'w': dtype 'C64' is not one of",
+        complex_numbers, 2,
+    ),
+    **{
+        f"adapter {name}": (f"-m mean --base base {name} -o out", said, adapters, 2)
+        for name, said in {
+            "zero": "adapter_config.json: r is 0, a rank from 1 expected",
+            "four": "adapter_config.json: r is 'four', a rank from 1 expected",
+            "null": "adapter_config.json: lora_alpha is None, a finite number expected",
+            "nan": "adapter_config.json: holds NaN, expected finite numbers",
+            "other": "rank 3 expected by adapter_config.json",
+            "dora": "only plain LoRA is read",
+        }.items()
+    },
     "memory": (
         "-m iso_c --base base wide -o out --memory 1MiB",
         "--memory: found '1MiB', expected at least 23 MiB: tensor", wide, 2,
