@@ -66,7 +66,7 @@ class AdapterMerge:
         meter: Meter,
     ) -> None:
         require_names(contributions)
-        self._job, self._base, self._rank = job, base, rank
+        self._job, self._base, self._rank, self._meter = job, base, rank, meter
         self._parameters = base.schema.parameters
         require_alike(self._parameters, base, contributions)
         self._workers = Workers(job.threads, job.memory_bytes, job.spec.device)
@@ -179,6 +179,7 @@ class AdapterMerge:
         if self._factored is None:
             return _Part()
         exact = self._factored.merged(spec)
+        self._meter.add(self._factored.bytes_of(spec.name))
         cut = truncated(exact, self._rank)
         lost = norm(concatenated([exact, cut], [1.0, -1.0]))
         return self._part(spec, cut, norm(exact), lost)

@@ -142,6 +142,13 @@ class AdapterReader(DeltaReader):
         found = self._factors(name)
         return found.left, found.right, found.scale
 
+    def factor_bytes(self, name: str) -> int:
+        """Bytes of a tensor's factors as they lie in the file; zero where it has none."""
+        if name not in self._pairs:
+            return 0
+        pair = self._pairs[name]
+        return self._file.schema[pair.a].size_bytes + self._file.schema[pair.b].size_bytes
+
     def fill(self, spec: TensorSpec, into: memoryview, offset: int) -> None:
         """Fill a buffer with the full model's bytes, from an offset that begins an element."""
         self._base.fill(spec, into, offset)

@@ -68,6 +68,10 @@ class FactorMerge:
         """Whether a tensor's task vectors are all products of factors, or nothing."""
         return name not in self._replaced
 
+    def bytes_of(self, name: str) -> int:
+        """Bytes of all factors that change a tensor."""
+        return sum(reader.factor_bytes(name) for reader in self._adapters.values())
+
     def merged(self, spec: TensorSpec) -> LowRank:
         """The merged task vector of a tensor, (shape[0], the other dimensions multiplied).
 

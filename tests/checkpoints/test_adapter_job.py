@@ -138,6 +138,9 @@ def test_adapters_in_the_best_adapter_out(method: Method, rank: int, adapters: P
     assert report.truncation_error == pytest.approx((lost / total) ** 0.5, rel=1e-5, abs=1e-6)
     assert report.adapter_rank is not None
     assert 1 <= report.adapter_rank <= rank
+    if method != Ties(density=0.5):
+        files = [load_file(adapters / name / "adapter_model.safetensors") for name in "xy"]
+        assert report.bytes_read == sum(t.nbytes for file in files for t in file.values())
     for name in ("l.q.bias", "embed.weight", "conv.weight", "gate"):
         assert not found[name].any()
 
