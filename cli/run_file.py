@@ -129,6 +129,8 @@ def prepared(file: RunFile, folder: Path) -> "Iterator[tuple[RunSpec, TensorRead
 
 def without_base(file: RunFile) -> RunSpec:
     """The specification as far as it is known without looking at the base."""
+    if file.merge.mode == "continual":
+        _check_continual(file)
     values = file.model_dump(exclude={"base", "schema_digest"})
     return RunSpec.model_validate({**values, "schema_digest": file.schema_digest or "0" * 64})
 
@@ -144,6 +146,8 @@ def _check(file: RunFile) -> None:
     from weft.protocol.scheduling import schedule_before
 
     registry.create(file.merge.method, **file.merge.options)
+    if file.merge.mode == "continual":
+        _check_continual(file)
     final = registry.create(file.final.method, **file.final.options)
     if file.final.enabled and final.sees_models:
         raise InvalidInput(
@@ -152,6 +156,25 @@ def _check(file: RunFile) -> None:
             " extent of 'tensor' where it has one"
         )
     schedule_before(file).check()
+
+
+def _check_continual(file: RunFile) -> None:
+    """Refuse what no node could take into a stream of its own."""
+    from weft.merging import registry
+    from weft.merging.errors import CannotMerge
+    from weft.merging.streaming import require_streaming
+
+    if file.base.none:
+        raise InvalidInput(
+            "merge.mode 'continual' needs a base, which each node's stream begins on: give"
+            " [base] path or trainer, or take mode 'rounds'"
+        )
+    try:
+        require_streaming(registry.create(file.merge.method, **file.merge.options))
+    except CannotMerge as error:
+        raise InvalidInput(
+            f"merge.method {file.merge.method!r} does not go with merge.mode 'continual': {error}"
+        ) from error
 
 
 def _spec(file: RunFile, schema: "Schema") -> RunSpec:

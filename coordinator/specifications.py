@@ -38,6 +38,21 @@ def _check_merge(spec: RunSpec) -> None:
             f"merge.method {spec.merge.method!r} is a {kind}: it changes one task vector and"
             " merges none; `weft methods` tells the kinds"
         )
+    if spec.merge.mode == "continual":
+        _check_continual(spec, kind)
+
+
+def _check_continual(spec: RunSpec, kind: Kind) -> None:
+    if kind not in (Kind.FOLD, Kind.SEQUENTIAL):
+        raise BadSpecification(
+            f"merge.method {spec.merge.method!r} is a {kind} method and needs all contributions at"
+            " once; a node's stream (merge.mode 'continual') takes a fold or a sequential method"
+        )
+    if spec.base is None:
+        raise BadSpecification(
+            "merge.mode 'continual' needs a base, which a stream begins on; nodes of this run"
+            " start apart"
+        )
 
 
 def _check_final(spec: RunSpec) -> None:

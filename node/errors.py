@@ -31,6 +31,10 @@ class OtherJournal(Refused):
     """The journal belongs to another run, node or format."""
 
 
+class NoBaseForStream(Refused):
+    """The run's base is missing, or is not what a stream would begin on."""
+
+
 class JournalClosed(Refused):
     """The journal was closed; it takes and gives no entries."""
 

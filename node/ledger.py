@@ -67,11 +67,14 @@ class LedgerEntry:
     """One adopted model.
 
     Attributes:
-        kind: a merge with neighbours after a round, or the global one at the end.
+        kind: a merge with neighbours after a round, the head of the node's own stream
+            after one (`continual`), or the global one at the end.
         base: digest that task vectors were taken from; None: merged whole.
         method: name in the registry; `options` its hyperparameters.
         parents: in the order in which they were merged, one's own included; the
             one of `node` gives buffers, and running statistics where they are OWN.
+            Of a head all that is in it, in the order of absorption: some are of
+            earlier rounds, and kept in the stream.
         missed: the edges that were not used, and why.
         moments: digests that running statistics were folded from, by node.
         result: digest of the adopted model.
@@ -79,7 +82,7 @@ class LedgerEntry:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    kind: Literal["neighbours", "global"]
+    kind: Literal["neighbours", "continual", "global"]
     run: str
     node: str
     round: int

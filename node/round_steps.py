@@ -30,6 +30,7 @@ from weft.node.guards import Reason, Rejected, judge, judge_score
 from weft.node.ledger import Ledger, LedgerEntry, Parent, Statistics
 from weft.node.merging import Merging, Weighted
 from weft.node.metrics import NodeMetrics
+from weft.node.own_stream import OwnStream
 from weft.node.pooled_statistics import has_statistics
 from weft.node.rounds import (
     Agree,
@@ -237,11 +238,20 @@ class RoundSteps:
         return chosen
 
     async def merge(self, step: Merge) -> Merged:
-        """Merge the chosen contributions and write the ledger's entry."""
-        merged = await self._merged(step.round, step.chosen.parents, step.chosen.weights)
+        """Merge the chosen contributions, or absorb them, and write the ledger's entry."""
+        chosen = step.chosen
+        if self.spec.merge.mode == "continual":
+            stream = OwnStream(self.workspace.stream, self.workspace.store, self.spec)
+            merged, parents = await asyncio.to_thread(stream.absorb, self.me, chosen)
+        else:
+            merged = await self._merged(step.round, chosen.parents, chosen.weights)
+            parents = tuple(
+                Parent(node=node, digest=digest, weight=chosen.weights[node])
+                for node, digest in sorted(chosen.parents.items())
+            )
         digest, statistics = await self._re_estimated(step.round, merged)
         self.workspace.store.pin(digest, _pin(step.round))
-        entry = self._ledger_entry(step.chosen, digest, statistics)
+        entry = self._ledger_entry(chosen, parents, digest, statistics)
         await asyncio.to_thread(self.ledger.append, entry)
         self.metrics.merge_adopted()
         return Merged(round=step.round, model=f"object:{digest}")
@@ -278,9 +288,11 @@ class RoundSteps:
     def _metadata(self, round: int) -> dict[str, str]:
         return {"run": self.spec.name, "node": self.me, "round": str(round)}
 
-    def _ledger_entry(self, chosen: Chosen, result: Digest, statistics: Statistics) -> LedgerEntry:
+    def _ledger_entry(
+        self, chosen: Chosen, parents: tuple[Parent, ...], result: Digest, statistics: Statistics
+    ) -> LedgerEntry:
         return LedgerEntry(
-            kind="neighbours",
+            kind="continual" if self.spec.merge.mode == "continual" else "neighbours",
             run=self.spec.name,
             node=self.me,
             round=chosen.round,
@@ -288,10 +300,7 @@ class RoundSteps:
             base=self.spec.base,
             method=self.spec.merge.method,
             options=dict(self.spec.merge.options),
-            parents=tuple(
-                Parent(node=node, digest=digest, weight=chosen.weights[node])
-                for node, digest in sorted(chosen.parents.items())
-            ),
+            parents=parents,
             missed={str(node): reason for node, reason in chosen.missed.items()},
             statistics=statistics,
             result=result,

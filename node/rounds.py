@@ -276,21 +276,25 @@ class RoundMachine:
 
     def _merging(self) -> Step:
         chosen = self.chosen[self.round]
-        if set(chosen.parents) == {self._me}:
+        if set(chosen.parents) == {self._me} and not self._is_continual():
             return Evaluate(round=self.round, model=self._model)
         return Merge(round=self.round, chosen=chosen)
 
     def choose(self, declined: Mapping[NodeId, str]) -> Chosen:
         """Fix what the round merges, once the neighbours' verdicts are in.
 
-        A missed edge gives its weight to self. An edge that goes both ways is used
+        A missed edge gives its weight to self (in continual mode to nobody: what came
+        over it before is still in the stream). An edge that goes both ways is used
         where neither end declined, so both book it alike and the mean over the
         nodes stays; on an edge that goes one way only the listener can know.
         """
         published, judged = self.published[self.round], self.judged[self.round]
         mutual = {node: why for node, why in declined.items() if node in judged.accepted}
         missed = {**judged.missed, **mutual}
-        row = missing_to_self(published.row, self._me, set(missed))
+        if self._is_continual():
+            row = {node: weight for node, weight in published.row.items() if node not in missed}
+        else:
+            row = missing_to_self(published.row, self._me, set(missed))
         parents = {self._me: published.digest, **judged.accepted}
         return Chosen(
             round=self.round,
@@ -352,6 +356,9 @@ class RoundMachine:
         self.round = round
         self._begun = False
         self.stage = Stage.TRAINING if round < spec.rounds else Stage.ROUNDS_DONE
+
+    def _is_continual(self) -> bool:
+        return self._known().merge.mode == "continual"
 
     def _resets_optimizer(self) -> bool:
         return self._known().merge.optimizer == "reset"

@@ -33,6 +33,11 @@ class Workspace:
         """The final model as a plain checkpoint folder."""
         return self.folder / "merged"
 
+    @property
+    def stream(self) -> Path:
+        """The node's own stream, in continual mode."""
+        return self.folder / "stream"
+
     def round_folder(self, round: int) -> Path:
         """The folder of a round's files; made when asked for."""
         folder = self.folder / "rounds" / f"{round:06d}"

@@ -31,8 +31,13 @@ class _Section(BaseModel):
 
 
 class MergeSpec(_Section):
-    """How neighbours merge."""
+    """How neighbours merge.
 
+    `mode`: a round ends with the merge of its contributions ("rounds"), or with the head
+    of a stream of the node's own that takes them in ("continual").
+    """
+
+    mode: Literal["rounds", "continual"] = "rounds"
     method: str = "mean"
     options: dict[str, Scalar] = Field(default_factory=dict)
     policy: Literal["wait", "deadline"] = "wait"
@@ -104,9 +109,12 @@ class RunSpec(_Section):
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces."""
-        return json.dumps(
-            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")
-        ).encode()
+        document = self.model_dump(mode="json")
+        if self.merge.mode == "rounds":
+            # Younger than the format: a run that does without keeps the digest that it had
+            # (seeds follow from it), and nodes that do not know the key can take part.
+            del document["merge"]["mode"]
+        return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
     @staticmethod
     def from_bytes(data: bytes) -> "RunSpec":

@@ -125,11 +125,41 @@ def test_tables_are_for_people(desk: Desk) -> None:
         ("", 'path = "nothing.safetensors"', "nothing.safetensors"),
         ("", 'path = "a"\ntrainer = "b:C"', "exactly one of path, trainer, none"),
         ("", "none = true", "wants schema = PATH"),
+        ('[merge]\nmode = "continuous"', 'trainer = "tiny:Tiny"', "'rounds' or 'continual'"),
     ],
 )
 def test_mistakes_in_a_file_are_one_line(desk: Desk, more: str, base: str, complaint: str) -> None:
     assert complaint in desk.mistakes("run", "create", desk.run_file("wrong", more, base))
     assert "wrong" not in [run["run"] for run in desk.reads("run", "list")["runs"]]
+
+
+@pytest.mark.parametrize(
+    ("method", "complaint"),
+    [
+        ("consensus", "'consensus' does not go with merge.mode 'continual': Consensus looks "),
+        ("geometric_median", "merge.method 'geometric_median' does not go with"),
+        ("dare", "merge.method 'dare' does not go with"),
+    ],
+)
+def test_a_method_that_cannot_stream_makes_no_continual_run(
+    desk: Desk, method: str, complaint: str
+) -> None:
+    more = f'[merge]\nmode = "continual"\nmethod = "{method}"'
+    for words in (("create",), ("plan",), ("plan", "--model-bytes", "1MB")):
+        file = desk.run_file("stuck", more)
+        assert complaint in desk.mistakes("run", words[0], file, *words[1:])
+    assert "stuck" not in [run["run"] for run in desk.reads("run", "list")["runs"]]
+
+
+def test_a_continual_run_has_a_base(desk: Desk) -> None:
+    save_file({"w": torch.ones(3)}, desk.folder / "any.safetensors")
+    more, base = '[merge]\nmode = "continual"', 'none = true\nschema = "any.safetensors"'
+    assert "'continual' needs a base" in desk.mistakes(
+        "run", "create", desk.run_file("adrift", more, base)
+    )
+    desk.reads("run", "create", desk.run_file("moored", more))
+    shown = desk.reads("run", "show", "moored")
+    assert shown["spec"]["merge"]["mode"] == "continual"
 
 
 def test_names_that_are_not_there_or_taken(desk: Desk) -> None:

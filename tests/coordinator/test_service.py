@@ -300,6 +300,11 @@ async def test_a_new_run_pins_its_base(coordinator: Running) -> None:
         ({"schedule": {"name": "evry"}}, "every"),
         ({"topology": {"graph": "random_regular", "options": {"degree": 3}}, "nodes": 5}, "5"),
         ({"final": {"method": "ema"}}, "takes a fold"),
+        ({"merge": {"mode": "continual", "method": "krum"}}, "'krum' is a combination method"),
+        (
+            {"merge": {"mode": "continual"}, "base": None, "schema_digest": "ab" * 32},
+            "'continual' needs a base",
+        ),
     ],
 )
 async def test_a_run_that_could_never_go_is_not_made(

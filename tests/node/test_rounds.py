@@ -218,6 +218,22 @@ def test_missed_edges_give_their_weight_to_self() -> None:
     assert isinstance(node.step(), Evaluate), "nothing but one's own model: nothing to merge"
 
 
+def test_in_continual_mode_a_missed_edge_keeps_its_weight_and_nobody_is_merged_alone() -> None:
+    """What came over the edge before is in the stream still, with the weight that it had."""
+    node = machine()
+    for entry in run(machine())[:6]:  # up to and with `published`
+        node.apply(entry)
+    node.apply(Joined(spec=spec(mode="continual").to_bytes().decode()))
+    node.apply(Judged(round=0, accepted={B: digest("b0")}, missed={C: "late"}))
+    chosen = node.choose({})
+    assert chosen.weights == {A: 1 / 3, B: 1 / 3}
+    assert chosen.missed == {C: "late"}
+    declined = node.choose({B: "declined: norm"})
+    assert declined.weights == {A: 1 / 3}
+    node.apply(declined)
+    assert node.step() == Merge(round=0, chosen=declined)
+
+
 def test_the_optimizer_is_reset_only_after_an_adopted_merge() -> None:
     for policy, expected in (("keep", [False, False]), ("reset", [False, True])):
         node = machine()

@@ -34,6 +34,7 @@ from weft.protocol.run import (
     Epoch,
     GlobalSet,
     Member,
+    MergeSpec,
     NodeId,
     Phase,
     Plan,
@@ -132,6 +133,21 @@ def test_sets_survive_the_wire(chosen: GlobalSet) -> None:
 def test_specifications_survive_the_wire() -> None:
     spec = RunSpec(name="r", nodes=2, rounds=3, base="ab" * 32)
     assert spec_of(spec.to_bytes()) == spec
+
+
+def test_a_run_that_merges_in_rounds_keeps_its_digest() -> None:
+    """As it was before there was another mode: seeds follow from it, and old nodes read it."""
+    old = RunSpec(name="r", nodes=2, rounds=3, base="ab" * 32)
+    assert old.digest == "569fbe3ff9715c80ff8e21e895fc480ee0868289a55c2db291e5a6c7f300ce80"
+    assert b"mode" not in old.to_bytes()
+    assert spec_of(old.to_bytes()).merge.mode == "rounds"
+
+
+def test_a_continual_run_is_another_run() -> None:
+    old = RunSpec(name="r", nodes=2, rounds=3, base="ab" * 32)
+    spec = old.model_copy(update={"merge": MergeSpec(mode="continual")})
+    assert spec_of(spec.to_bytes()) == spec
+    assert spec.digest != old.digest
 
 
 GOOD, BAD = "ab" * 32, "AB" * 32
