@@ -76,13 +76,23 @@ def emit(
             Without it a person gets the JSON as well.
     """
     if json_output or render is None:
-        sys.stdout.write(json.dumps(plain(document), indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(plain(document), indent=2, ensure_ascii=False)
+        sys.stdout.write(f"{_writable(text)}\n")
         return
     drawn = render(document)
     if isinstance(drawn, str):
+        drawn = _writable(drawn)
         sys.stdout.write(drawn if drawn.endswith("\n") else f"{drawn}\n")
     else:
         console().print(drawn)
+
+
+def _writable(text: str) -> str:
+    """The text as UTF-8 can hold it: bytes of a file's name that are no text are escaped.
+
+    The escape is JSON's own: whoever reads the document has the name again.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def console(*, stderr: bool = False) -> "Console":

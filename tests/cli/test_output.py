@@ -58,6 +58,16 @@ def test_emit_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert captured.err == ""
 
 
+def test_names_that_are_no_text_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    """A file's name may be any bytes; the document is UTF-8, and has the name again."""
+    name = b"b\xff".decode(errors="surrogateescape")
+    emit({"name": name, "other": "\xe9"}, True)
+    written = capsys.readouterr().out.encode()
+    assert json.loads(written) == {"name": name, "other": "\xe9"}
+    emit(name, False, lambda text: text)
+    assert capsys.readouterr().out == "b\\udcff\n"
+
+
 def test_emit_renders_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     emit(7, False, lambda document: f"it is {document}")
     assert capsys.readouterr().out == "it is 7\n"
