@@ -15,12 +15,14 @@ class Contribution:
 
     Attributes:
         key: of its content, for methods that draw; empty where none does.
+        where: what messages call it; its name where this is empty.
     """
 
     name: str
     reader: TensorReader
     weight: float
     key: bytes = b""
+    where: str = ""
 
 
 def require_names(contributions: Sequence[Contribution]) -> tuple[str, ...]:
@@ -42,9 +44,8 @@ def require_alike(
     specs: Sequence[TensorSpec], base: TensorReader | None, contributions: Sequence[Contribution]
 ) -> None:
     """Every parameter is in every reader, with one shape; dtypes may differ."""
-    readers = {item.name: item.reader for item in contributions}
-    for name, reader in readers.items():
-        _require_tensors(specs, reader.schema, name)
+    for item in contributions:
+        _require_tensors(specs, item.reader.schema, item.where or item.name)
     if base is not None:
         _require_tensors(specs, base.schema, "the base")
 

@@ -58,6 +58,11 @@ class Input:
     slices: tuple[LayersOf, ...] = ()
 
     @property
+    def where(self) -> str:
+        """What messages call it: the path as it was given, or the name of a stack."""
+        return self.name if self.slices else str(self.adapter or self.path)
+
+    @property
     def paths(self) -> tuple[Path, ...]:
         """All that is read for it."""
         whole = (self.path,) if not self.slices else tuple(each.path for each in self.slices)
@@ -208,7 +213,7 @@ class JobInputs:
         first = job.base or job.models[0]
         for item, reader in zip(job.models, self._readers, strict=True):
             require_same_model(
-                reader.schema, self.own.schema, item.name, str(first.path), job.mixed_dtypes
+                reader.schema, self.own.schema, item.where, first.where, job.mixed_dtypes
             )
 
     def contributions(self) -> list[Contribution]:
@@ -217,6 +222,7 @@ class JobInputs:
         return [
             Contribution(
                 name=item.name,
+                where=item.where,
                 reader=reader,
                 weight=item.weight,
                 key=bytes.fromhex(model_digest(reader)) if draws and item.weight else b"",
@@ -326,20 +332,20 @@ def require_same_model(
     Raises:
         SchemaMismatch: lists the first ten tensors that differ.
     """
+    waivable = False
     differences = list(differences_of(found, expected, dtypes=False))
     if not mixed_dtypes:
-        apart = set(differences)
-        waivable = " (--mixed-dtypes merges them all the same)"
-        differences = [
-            word if word in apart else word + waivable for word in differences_of(found, expected)
-        ]
+        waivable = not differences
+        differences = list(differences_of(found, expected))
     if not differences:
         return
+    hint = " (--mixed-dtypes merges them all the same)" if waivable else ""
     shown = "\n  ".join(differences[:SHOWN_DIFFERENCES])
     more = len(differences) - SHOWN_DIFFERENCES
     tail = f"\n  and {more} more" if more > 0 else ""
     raise SchemaMismatch(
-        f"{where}: {len(differences)} of its tensors are not those of {against}:\n  {shown}{tail}"
+        f"{where}: {len(differences)} of its tensors are not those of {against}{hint}:"
+        f"\n  {shown}{tail}"
     )
 
 

@@ -79,7 +79,13 @@ class Merger:
         self._workers = workers
         readers = {item.name: item.reader for item in contributions}
         self._checkpoints = partial(
-            CheckpointStream, base, readers, spec.precision.dtype, meter, spec.device
+            CheckpointStream,
+            base,
+            readers,
+            spec.precision.dtype,
+            meter,
+            spec.device,
+            called={item.name: item.where or item.name for item in contributions},
         )
         self._files = self._checkpoints(checked=not spec.passes_on)
         self._source: Stream = self._files

@@ -8,7 +8,7 @@ checkpoints give the first, a transform makes one from another.
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -123,6 +123,7 @@ class CheckpointStream(Stream):
         device: where the task vectors are made.
         checked: look for NaN and infinities in all that is read; not needed where the
             method passes them on to its result.
+        called: by the contributions' names, what messages call them.
     """
 
     def __init__(
@@ -134,8 +135,10 @@ class CheckpointStream(Stream):
         device: str = "cpu",
         *,
         checked: bool = True,
+        called: Mapping[str, str] | None = None,
     ) -> None:
         self._base = base
+        self._called = dict(called or {})
         self._device = torch.device(device)
         self.checked = checked
         self._finetuned = finetuned
@@ -202,7 +205,7 @@ class CheckpointStream(Stream):
         block = read()
         self._meter.add(block.nbytes)
         if self.checked:
-            require_finite(block, name, spec, offset)
+            require_finite(block, self._called.get(name, name), spec, offset)
         # A copy also where the dtype fits: the block is its reader's.
         delta = block.to(self._device, self._dtype, copy=True)
         if origin is None or isinstance(self._finetuned[name], DeltaReader):

@@ -37,12 +37,12 @@ def exit_code(error: BaseException) -> int:
 
 
 def describe(error: BaseException) -> str:
-    """One line for a person, whatever the error.
+    """One line for a person, whatever the error; where it ends with a list, that below it.
 
     An error that weft did not raise on purpose names its class, and how to see
     the traceback.
     """
-    text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    text = _joined([line.rstrip() for line in str(error).splitlines() if line.strip()])
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     if isinstance(error, WeftError):
@@ -51,6 +51,13 @@ def describe(error: BaseException) -> str:
         where = f": {error.filename}" if error.filename is not None else ""
         return f"{error.strerror}{where} (--debug shows the traceback)"
     return f"{type(error).__name__}: {text} (--debug shows the traceback)"
+
+
+def _joined(lines: list[str]) -> str:
+    """A line and the list that it announces stay; anything else becomes one line."""
+    first, rest = lines[:1], lines[1:]
+    listed = bool(rest) and first[0].endswith(":") and all(line.startswith("  ") for line in rest)
+    return "\n".join(lines) if listed else "; ".join(map(str.strip, lines)).replace(":; ", ": ")
 
 
 def report(error: BaseException, *, debug: bool = False) -> int:

@@ -57,13 +57,20 @@ def test_families_before_the_root_in_the_table() -> None:
 
 
 def test_message_is_one_line() -> None:
-    assert describe(Corrupt("a.safetensors:\n  header 12\n  expected 13\n")) == (
-        "a.safetensors:; header 12; expected 13"
+    assert describe(Corrupt("a.safetensors\n  header 12\n  expected 13\n")) == (
+        "a.safetensors; header 12; expected 13"
     )
     assert describe(PermissionError(13, "Permission denied", "/x/y")).startswith(
         "Permission denied: /x/y"
     )
     assert describe(KeyError("x")) == "KeyError: 'x' (--debug shows the traceback)"
+
+
+def test_a_list_stays_one() -> None:
+    listed = "a: 2 tensors differ:\n  w is missing\n  v is missing"
+    assert describe(Corrupt(f"{listed}\n")) == listed
+    trace = 'Traceback:\n  File "x"\nValueError: no'
+    assert describe(TrainingFailed(trace)) == 'Traceback: File "x"; ValueError: no'
 
 
 def test_run_command_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:
