@@ -39,6 +39,9 @@ __all__ = ["DeltaFolderReader", "read_manifest", "write_delta"]
 WORK: Final = "store"
 
 
+REMEDY: Final = "copy the folder again, or make it again (weft diff)"
+
+
 class DeltaFolderReader(RangeReader):
     """The fine-tuned model that a delta folder makes of its base; verified as it is read.
 
@@ -71,7 +74,9 @@ class DeltaFolderReader(RangeReader):
         self._codec = create(self.manifest.codec)
         if not (folder / PAYLOAD_NAME).exists():
             raise MissingCheckpoint(f"{folder / PAYLOAD_NAME}: no such file")
-        self._payload = Payload(folder / PAYLOAD_NAME, self.manifest)
+        self._payload = Payload(
+            folder / PAYLOAD_NAME, self.manifest, called=str(folder / PAYLOAD_NAME), remedy=REMEDY
+        )
         self._starts: dict[str, list[int]] = {}
 
     @property
@@ -217,7 +222,7 @@ def write_delta(
         DiskFull: no room.
     """
     create(codec)
-    check(finetuned.schema, base.schema, "the fine-tuned model")
+    check(finetuned.schema, base.schema, _called(finetuned, "the fine-tuned model"))
     with new_folder(folder) as made:
         store = Store(made / WORK)
         digest = put_delta(store, finetuned, base, against, codec, metadata=metadata)
@@ -225,6 +230,10 @@ def write_delta(
             os.rename(store.payload_path(digest).with_name(name), made / name)
         shutil.rmtree(made / WORK)
     return digest
+
+
+def _called(reader: TensorReader, otherwise: str) -> str:
+    return reader.where if isinstance(reader, RangeReader) else otherwise
 
 
 def _check_digest(manifest: Manifest, base: RangeReader, digest: str, where: str) -> None:

@@ -152,7 +152,7 @@ def inspect_model(
         Corrupt: bytes that are not what they claim to be.
     """
     if base is not None:
-        check(reader.schema, base.schema, "the model")
+        check(reader.schema, base.schema, f"{reader.where}, beside {base.where}")
     delta = _Delta()
     tensors, entries, squares = [], [], 0.0
     for spec in reader.schema:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from weft.checkpoints.disk import disk_errors, sync_folder
-from weft.checkpoints.errors import BadPath
+from weft.checkpoints.errors import BadPath, DiskFull
 from weft.checkpoints.partial import occupied
 
 
@@ -25,8 +25,9 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises:
         BadPath: something is there, or the parent is missing or may not be written.
+        DiskFull: what was put in met no room; names the folder.
     """
-    path = path.absolute()
+    given, path = path, path.absolute()
     require_new(path)
     made = path.parent / f".{path.name[:100]}.{secrets.token_hex(8)}.tmp"
     with disk_errors(path):
@@ -37,8 +38,10 @@ def new_folder(path: Path) -> Iterator[Path]:
             sync_folder(made)
             os.rename(made, path)
             sync_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(made, ignore_errors=True)
+        if isinstance(error, DiskFull):  # met at a path within, which is gone now
+            raise DiskFull(f"{given}: {str(error).partition(': ')[2]}") from error
         raise
 
 

@@ -24,13 +24,26 @@ class Payload:
         verify: hash every chunk that is read. Without it bytes that rotted on
             the disk go unnoticed.
 
+        called: what messages call it; the artifact's digest where nothing is said.
+        remedy: what they say is to be done.
+
     Raises:
         MissingArtifact: the object was removed.
         CorruptArtifact: the file does not have the size that the manifest implies.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, *, verify: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        *,
+        verify: bool = True,
+        called: str = "",
+        remedy: str = REMEDY,
+    ) -> None:
         self.manifest = manifest
+        self._name = called or f"artifact {manifest.digest}"
+        self._remedy = remedy
         self._verify = verify
         try:
             self._descriptor, size = open_for_reading(path, follow=False)
@@ -50,13 +63,9 @@ class Payload:
         if start + self.manifest.total_bytes != size:
             raise CorruptArtifact(
                 f"{self._name}: its file has {size} bytes, "
-                f"{start + self.manifest.total_bytes} expected; {REMEDY}"
+                f"{start + self.manifest.total_bytes} expected; {self._remedy}"
             )
         return start
-
-    @property
-    def _name(self) -> str:
-        return f"artifact {self.manifest.digest}"
 
     def check_header(self) -> None:
         """Compare the file's header with the one that the manifest implies.
@@ -73,7 +82,9 @@ class Payload:
             manifest.stored_schema, manifest.metadata, reserved=self._data_start
         )
         if found != expected:
-            raise CorruptArtifact(f"{self._name}: its header has changed on the disk; {REMEDY}")
+            raise CorruptArtifact(
+                f"{self._name}: its header has changed on the disk; {self._remedy}"
+            )
 
     def read_chunk(self, index: int) -> bytes:
         """One chunk.
@@ -129,7 +140,9 @@ class Payload:
             CorruptArtifact: the tensor ends before.
         """
         if offset + count > self.manifest.entry(name).size_bytes:
-            raise CorruptArtifact(f"{self._name}: tensor {name} ends within a block; {REMEDY}")
+            raise CorruptArtifact(
+                f"{self._name}: tensor {name} ends within a block; {self._remedy}"
+            )
         data = bytearray(count)
         start = self._data_start + self.manifest.offsets[name] + offset
         read_exactly(self._descriptor, memoryview(data), start, self._name)
@@ -143,7 +156,7 @@ class Payload:
 
     def _rotten(self, name: str, number: int) -> CorruptArtifact:
         return CorruptArtifact(
-            f"{self._name}: chunk {number} of tensor {name} has changed on the disk; {REMEDY}"
+            f"{self._name}: chunk {number} of tensor {name} has changed on the disk; {self._remedy}"
         )
 
     def close(self) -> None:

@@ -52,12 +52,11 @@ def diff(
     It names the base's digest and is refused on any other. `weft apply` makes the model
     again; a store takes the folder in as it is.
     """
-    from weft.checkpoints.codecs.registry import create
     from weft.checkpoints.delta_folders import read_manifest, write_delta
     from weft.checkpoints.inputs import model_digest, open_input
     from weft.checkpoints.new_folder import require_new
 
-    create(codec)
+    _require_codec(codec)
     require_new(out)
     with open_input(base, prefix=prefix) as origin:
         against = model_digest(origin)
@@ -74,6 +73,16 @@ def diff(
         delta_bytes=read_manifest(out).total_bytes,
     )
     emit(written, as_json, _text)
+
+
+def _require_codec(name: str) -> None:
+    from weft.checkpoints.codecs.registry import create
+    from weft.checkpoints.errors import UnknownCodec
+
+    try:
+        create(name)
+    except UnknownCodec as error:
+        raise UnknownCodec(f"--codec: {error}") from None
 
 
 def _text(written: Written) -> str:

@@ -29,6 +29,6 @@ def create(name: str) -> Codec:
     """
     if name not in CODECS:
         near = get_close_matches(name, CODECS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UnknownCodec(f"no codec named {name[:40]!r}{hint} Known: {', '.join(names())}")
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UnknownCodec(f"no codec named {name[:40]!r}{hint} (known: {', '.join(names())})")
     return CODECS[name]()

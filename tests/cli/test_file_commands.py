@@ -132,7 +132,10 @@ def test_inspect_of_a_distributed_checkpoint(
         (("diff", "base", "base"), "Missing option '--out'"),
         (("diff", "base", "nowhere", "-o", "d"), "no such file"),
         (("diff", "base", "tuned", "-o", "base"), "exists"),
-        (("diff", "base", "tuned", "-o", "d", "--codec", "zip"), "no codec named 'zip'"),
+        (
+            ("diff", "base", "tuned", "-o", "d", "--codec", "zip"),
+            "--codec: no codec named 'zip' (known: int8, lossless, raw)",
+        ),
         (("apply", "base", "tuned", "-o", "d"), "found a whole model"),
         (("apply", "base", "delta", "-o", "base"), "exists"),
         (("apply", "tuned", "delta", "-o", "d"), "a delta against"),
@@ -142,7 +145,11 @@ def test_inspect_of_a_distributed_checkpoint(
         (("diff", "base", "x" * 300, "-o", "d"), "cannot be read: File name too long"),
         (("apply", "base", "x" * 300, "-o", "d"), "cannot be read: File name too long"),
         (("inspect", "delta"), "--base"),
-        (("inspect", "base", "--base", "other"), "not the expected model"),
+        (
+            ("inspect", "base", "--base", "other"),
+            "base/model.safetensors, beside other: not the expected model: ",
+        ),
+        (("diff", "other", "base", "-o", "d"), "base/model.safetensors: not the expected model"),
     ],
 )
 def test_mistakes(
@@ -163,6 +170,36 @@ def test_mistakes(
     assert err.startswith("weft: ")
     assert err.count("\n") == 1
     assert sorted(os.listdir(folders)) == before
+
+
+def test_a_damaged_delta_is_named(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, tuned, delta = (folders / name for name in ("base", "tuned", "delta"))
+    document(capsys, "diff", base, tuned, "-o", delta)
+    payload = delta / "payload.safetensors"
+    data = bytearray(payload.read_bytes())
+    data[-1] ^= 1
+    payload.write_bytes(data)
+    code, _, err = run(capsys, "apply", base, delta, "-o", folders / "out")
+    assert code == 1
+    assert err.startswith(f"weft: {payload}: chunk 0 of tensor ")
+    assert err.endswith(
+        "has changed on the disk; copy the folder again, or make it again (weft diff)\n"
+    )
+    payload.write_bytes(data[:-1])
+    code, _, err = run(capsys, "apply", base, delta, "-o", folders / "out")
+    assert err.startswith(f"weft: {payload}: its file has {len(data) - 1} bytes, ")
+
+
+def test_a_full_disk_names_the_delta(
+    folders: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folders)
+    monkeypatch.setattr("weft.checkpoints.disk.free_bytes", lambda _: 100)
+    code, _, err = run(capsys, "diff", "base", "tuned", "-o", "delta")
+    assert code == 1
+    assert err.startswith("weft: delta: ")
+    assert "free" in err
+    assert ".tmp" not in err
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def test_parts_stay_valid_until_the_next() -> None:
 
 
 def test_unknown_codec_names_the_nearest() -> None:
-    with pytest.raises(UnknownCodec, match="did you mean lossless"):
+    with pytest.raises(UnknownCodec, match="did you mean 'lossless'"):
         create("losless")
     with pytest.raises(UnknownCodec, match="lossless, raw"):
         create("gzip9000")
