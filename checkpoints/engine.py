@@ -31,6 +31,7 @@ from weft.checkpoints.task_vectors import PIECE_ELEMENTS, Meter, Span, all_finit
 from weft.checkpoints.writer import TensorSink
 from weft.merging.errors import CannotMerge, NonFinite
 from weft.merging.method import Method, Need, Scope
+from weft.merging.table import name_of
 
 __all__ = [
     "PIECE_ELEMENTS",
@@ -124,7 +125,7 @@ class _Run:
                 raise NotEnoughMemory(
                     f"tensor {spec.name!r}: {spec.describe()}, seen"
                     f" {'whole' if whole else 'piece by piece'} by"
-                    f" {type(self._spec.method).__name__}, takes about {cost} bytes of memory"
+                    f" {name_of(self._spec.method)}, takes about {cost} bytes of memory"
                     f" at a time; {budget} are allowed: allow more",
                     cost,
                 )
@@ -225,7 +226,7 @@ def _require_mergeable(
     most = spec.method.most
     if most is not None and len(contributions) > most:
         raise CannotMerge(
-            f"method {type(spec.method).__name__} takes at most {most} contributions;"
+            f"method {name_of(spec.method)} takes at most {most} contributions;"
             f" {len(contributions)} have a weight other than zero"
         )
     needy = next((step for step in spec.steps if Need.BASE in step.needs), None)
@@ -233,7 +234,7 @@ def _require_mergeable(
     needy = needy or next((step for step in spec.steps if step is not spec.method), None)
     if base is None and needy is not None:
         raise CannotMerge(
-            f"method {type(needy).__name__} works on task vectors and needs a base; there is"
+            f"method {name_of(needy)} works on task vectors and needs a base; there is"
             " none here: give one, or use a method such as mean"
         )
 
@@ -241,7 +242,7 @@ def _require_mergeable(
 def _require_device(spec: MergeSpec) -> None:
     bound = next((step for step in spec.steps if step.cpu_only), None)
     if spec.device != "cpu" and bound is not None:
-        raise CannotMerge(f"{type(bound).__name__} computes on the CPU only; leave the device out")
+        raise CannotMerge(f"{name_of(bound)} computes on the CPU only; leave the device out")
 
 
 def _refuse(merged: Tensor, spec: TensorSpec, start: int) -> NoReturn:

@@ -32,6 +32,7 @@ from weft.checkpoints.task_vectors import Meter
 from weft.merging.errors import BadOption, CannotMerge
 from weft.merging.methods.consensus import Consensus
 from weft.merging.methods.emr import Emr
+from weft.merging.table import name_of
 
 
 def run_expert_job(job: MergeJob, folder: Path, meter: Meter | None = None) -> MergeReport:
@@ -94,7 +95,7 @@ def masked_method(spec: MergeSpec) -> MaskedMethod:
     """
     if not isinstance(spec.method, Emr | Consensus):
         raise BadOption(
-            f"experts: found method {type(spec.method).__name__}; only emr and consensus leave"
+            f"experts: found method {name_of(spec.method)}; only emr and consensus leave"
             " masks that give a contribution back"
         )
     if spec.before or spec.own or spec.after or spec.tailor is not None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from weft.merging.errors import CannotMerge
 from weft.merging.method import Extent, Facts, Layer, Method, TensorSums
+from weft.merging.table import name_of
 
 Cuts: TypeAlias = tuple[float, ...]
 
@@ -74,7 +75,7 @@ class Found:
         found = tuple(cut for cut in asked if cut is not None)
         if len(found) < len(method.cuts):
             raise CannotMerge(
-                f"tensor {name!r}: {type(method).__name__} asks for ranks there that were not"
+                f"tensor {name!r}: {name_of(method)} asks for ranks there that were not"
                 " looked up; the method that says what is needed asks for none"
             )
         return found

@@ -50,6 +50,7 @@ from weft.merging.method import (
     Transform,
 )
 from weft.merging.methods.task_arithmetic import TaskArithmetic
+from weft.merging.table import name_of
 
 
 class Merger:
@@ -278,7 +279,7 @@ class Merger:
         if tailored.method.span is Extent.TENSOR:
             gram, where = self._found.grams[spec.name], f"tensor {spec.name!r}"
         if gram is None:
-            raise CannotMerge(f"{type(tailored.method).__name__}: no inner products were taken")
+            raise CannotMerge(f"{name_of(tailored.method)}: no inner products were taken")
         return TaskArithmetic(scale=1.0), combined(tailored.method, gram, facts, where)
 
 

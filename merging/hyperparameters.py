@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from weft.merging.errors import BadOption
+from weft.merging.table import name_of
 
 _KEY = "option"
 
@@ -162,4 +163,4 @@ def require_bound(method: object, name: str) -> None:
 
 def _found(method: object, name: str, expected: str) -> str:
     value = getattr(method, name)
-    return f"{type(method).__name__}: {name} is {value!r}, expected {expected}"
+    return f"{name_of(method)}: {name} is {value!r}, expected {expected}"

@@ -305,3 +305,10 @@ TABLE = (
     ),
     _entry(Kind.FOLD, "wudi", "Wudi", "arXiv:2503.08099", "the least interference, in closed form"),
 )
+
+
+def name_of(method: object) -> str:
+    """What the table calls a method, as people type it; its class where it is not in it."""
+    kind = type(method)
+    known = {(entry.module, entry.class_name): entry.name for entry in TABLE}
+    return known.get((kind.__module__, kind.__name__), kind.__name__)

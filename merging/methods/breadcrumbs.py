@@ -38,7 +38,7 @@ class Breadcrumbs(Transform):
         """Nothing can be kept and dropped."""
         if self.density + self.gamma > 1 + 1e-9:  # 0.9 + 0.1 is not always 1
             raise BadOption(
-                f"Breadcrumbs: density {self.density:g} and gamma {self.gamma:g} are more than"
+                f"breadcrumbs: density {self.density:g} and gamma {self.gamma:g} are more than"
                 " the whole, expected at most 1 together"
             )
 

@@ -46,7 +46,7 @@ class Della(Transform):
         """All probabilities lie above zero and at most at one."""
         if self.density - self.epsilon <= 0 or self.density + self.epsilon > 1:
             raise BadOption(
-                f"Della: density {self.density:g} and epsilon {self.epsilon:g} give"
+                f"della: density {self.density:g} and epsilon {self.epsilon:g} give"
                 f" probabilities from {self.density - self.epsilon:g} to"
                 f" {self.density + self.epsilon:g}, expected above 0 and at most 1"
             )

@@ -11,6 +11,7 @@ from weft.merging.distances import Floats, squared_distances
 from weft.merging.errors import CannotMerge
 from weft.merging.hyperparameters import option
 from weft.merging.method import Combination, Extent, Facts
+from weft.merging.table import name_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,7 @@ def withstood(method: object, hostile: int, count: int) -> int:
         return max((count - 3) // 2, 0)
     if hostile > 0 and count < 2 * hostile + 3:
         raise CannotMerge(
-            f"{type(method).__name__}: {count} contributions have a weight other than zero;"
+            f"{name_of(method)}: {count} contributions have a weight other than zero;"
             f" to withstand {hostile} hostile ones, at least {2 * hostile + 3} are needed"
         )
     return hostile

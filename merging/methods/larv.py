@@ -41,7 +41,7 @@ class Larv(Transform):
     def check(self) -> None:
         """The lower tier gets the lower factor."""
         if self.low > self.high:
-            raise BadOption(f"Larv: low is {self.low:g}, expected at most high, {self.high:g}")
+            raise BadOption(f"larv: low is {self.low:g}, expected at most high, {self.high:g}")
 
     def scales(
         self, contrasts: Mapping[str, float], layers: Mapping[str, Layer]

@@ -51,7 +51,7 @@ class MultiKrum(Combination):
         kept = self.kept or max(count - hostile - 2, 1)
         if kept > count - hostile:
             raise CannotMerge(
-                f"MultiKrum: {kept} are to be averaged of {count} contributions,"
+                f"multi_krum: {kept} are to be averaged of {count} contributions,"
                 f" {hostile} of which may be hostile; expected at most {count - hostile}"
             )
         best = np.argsort(krum_scores(gram, hostile), kind="stable")[:kept]

@@ -50,7 +50,7 @@ class Slerp(Combination):
             return [1.0]
         if len(facts) > 2:
             raise CannotMerge(
-                f"Slerp: {len(facts)} contributions have a weight other than zero, it"
+                f"slerp: {len(facts)} contributions have a weight other than zero, it"
                 " interpolates between two; multi_slerp takes any number"
             )
         norms, cosines = directions(gram)

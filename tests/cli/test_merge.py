@@ -449,7 +449,7 @@ ROWS: dict[str, tuple[str, str, Callable[[], None], int]] = {
     "step's option": (
         "-m mean a b --before trim:dens=1 -o out", "did you mean 'density'?", nothing, 2,
     ),
-    "three for two": ("-m slerp a b c -o out", "Slerp takes at most 2 contributions", nothing, 2),
+    "three for two": ("-m slerp a b c -o out", "slerp takes at most 2 contributions", nothing, 2),
     "equal paths": ("-m mean a ./a -o out", "a and a are one model, named twice", nothing, 2),
     "missing model": ("-m mean a nowhere -o out", "nowhere: no such file or folder", nothing, 2),
     "a loop of links": ("-m mean a a/loop -o out", LOOP, loop, 2),

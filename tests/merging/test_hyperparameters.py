@@ -15,21 +15,21 @@ from weft.merging.sums import Sum
 
 @pytest.mark.parametrize("scale", [math.nan, math.inf, True, "0.3", None, 10**400])
 def test_numbers(scale: object) -> None:
-    with pytest.raises(BadOption, match=r"TaskArithmetic: scale is .*, expected a finite number"):
+    with pytest.raises(BadOption, match=r"task_arithmetic: scale is .*, expected a finite number"):
         TaskArithmetic(scale=scale)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("rate", [0, -0.1, 1.0001])
 def test_fractions(rate: float) -> None:
     with pytest.raises(
-        BadOption, match=r"Ema: rate is .*, expected a number above 0 and at most 1"
+        BadOption, match=r"ema: rate is .*, expected a number above 0 and at most 1"
     ):
         Ema(rate=rate)
 
 
 @pytest.mark.parametrize("bound", [0, -4096, 4095, 1e-200])
 def test_bounds(bound: float) -> None:
-    with pytest.raises(BadOption, match=r"Mean: bound is .*, expected a power of two"):
+    with pytest.raises(BadOption, match=r"mean: bound is .*, expected a power of two"):
         Mean(bound=bound)
 
 
@@ -55,7 +55,7 @@ def test_whole_numbers_will_do() -> None:
 
 @pytest.mark.parametrize("tables", ["(", "[a", "*", "a{2,1}", "(?P<x>a)(?P<x>b)"])
 def test_patterns(tables: str) -> None:
-    with pytest.raises(BadOption, match=r"Knots: tables is .*, expected a regular expression \("):
+    with pytest.raises(BadOption, match=r"knots: tables is .*, expected a regular expression \("):
         Knots(tables=tables)
 
 

@@ -121,5 +121,5 @@ def test_what_cannot_be_merged_is_refused() -> None:
     "options", [{"regularisation": 0.0}, {"heterogeneity": -1.0}, {"share": 2}, {"bound": 5.0}]
 )
 def test_bad_options(options: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match=f"Ace: {next(iter(options))} is"):
+    with pytest.raises(BadOption, match=f"ace: {next(iter(options))} is"):
         Ace(**options)

@@ -70,9 +70,9 @@ def test_an_infinite_outlier_is_not_dropped_unseen() -> None:
 def test_extents_and_bad_options() -> None:
     assert Breadcrumbs().cuts[0].extent is Extent.TENSOR
     assert Breadcrumbs(density=0.7, gamma=0.3) == Breadcrumbs(density=0.7, gamma=0.3)
-    with pytest.raises(BadOption, match=r"Breadcrumbs: density 0.8 and gamma 0.3 are more than"):
+    with pytest.raises(BadOption, match=r"breadcrumbs: density 0.8 and gamma 0.3 are more than"):
         Breadcrumbs(density=0.8, gamma=0.3)
-    with pytest.raises(BadOption, match=r"Breadcrumbs: gamma is -0.1"):
+    with pytest.raises(BadOption, match=r"breadcrumbs: gamma is -0.1"):
         Breadcrumbs(gamma=-0.1)
-    with pytest.raises(BadOption, match="Breadcrumbs: extent is 'row'"):
+    with pytest.raises(BadOption, match="breadcrumbs: extent is 'row'"):
         Breadcrumbs(extent="row")

@@ -74,5 +74,5 @@ def test_what_is_not_finite_is_refused() -> None:
 
 @pytest.mark.parametrize("options", [{"density": 0.0}, {"density": 2.0}, {"scale": "1"}])
 def test_bad_options(options: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match=f"ContinualTies: {next(iter(options))} is"):
+    with pytest.raises(BadOption, match=f"continual_ties: {next(iter(options))} is"):
         ContinualTies(**options)

@@ -120,12 +120,12 @@ def test_without_a_key_all_would_drop_the_same() -> None:
 
 @pytest.mark.parametrize("density", [0.0, -0.5, 1.1, float("nan")])
 def test_bad_densities(density: float) -> None:
-    with pytest.raises(BadOption, match=r"Dare: density is .*, expected a number above 0"):
+    with pytest.raises(BadOption, match=r"dare: density is .*, expected a number above 0"):
         Dare(density=density)
 
 
 def test_bad_rescaling() -> None:
     with pytest.raises(
-        BadOption, match="Dare: rescale is 'l2', expected 'exact' or 'l1' or 'none'"
+        BadOption, match="dare: rescale is 'l2', expected 'exact' or 'l1' or 'none'"
     ):
         Dare(rescale="l2")

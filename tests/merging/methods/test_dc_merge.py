@@ -130,5 +130,5 @@ def test_what_is_not_finite_is_refused() -> None:
     [{"rank": -1}, {"density": 0.0}, {"density": 2}, {"smoothing": "some"}, {"ratio": 0.5}],
 )
 def test_bad_options(options: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match=f"DcMerge: {next(iter(options))} is"):
+    with pytest.raises(BadOption, match=f"dc_merge: {next(iter(options))} is"):
         DcMerge(**options)

@@ -106,12 +106,12 @@ def test_scope_and_needs() -> None:
 
 @pytest.mark.parametrize(("density", "epsilon"), [(0.15, 0.15), (0.1, 0.2), (0.9, 0.15)])
 def test_probabilities_lie_between_none_and_all(density: float, epsilon: float) -> None:
-    with pytest.raises(BadOption, match=r"Della: density .* expected above 0 and at most 1"):
+    with pytest.raises(BadOption, match=r"della: density .* expected above 0 and at most 1"):
         Della(density=density, epsilon=epsilon)
 
 
 def test_bad_options() -> None:
-    with pytest.raises(BadOption, match=r"Della: epsilon is -0.1"):
+    with pytest.raises(BadOption, match=r"della: epsilon is -0.1"):
         Della(epsilon=-0.1)
-    with pytest.raises(BadOption, match="Della: density is 0"):
+    with pytest.raises(BadOption, match="della: density is 0"):
         Della(density=0)

@@ -112,5 +112,5 @@ def test_what_is_not_finite_is_refused() -> None:
     [{"alpha": 1.1}, {"inertia": -0.1}, {"mass": 0.0}, {"steps": -1}, {"rate": 0.0}],
 )
 def test_bad_options(options: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match=f"Dop: {next(iter(options))} is"):
+    with pytest.raises(BadOption, match=f"dop: {next(iter(options))} is"):
         Dop(**options)

@@ -105,5 +105,5 @@ def test_what_cannot_be_merged_is_refused() -> None:
     "options", [{"scale": "big"}, {"rank_tolerance": -1e-3}, {"rank_tolerance": 1}, {"bound": 3.0}]
 )
 def test_bad_options(options: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match=f"IsoC: {next(iter(options))} is"):
+    with pytest.raises(BadOption, match=f"iso_c: {next(iter(options))} is"):
         IsoC(**options)

@@ -107,5 +107,5 @@ def test_what_cannot_be_merged_is_refused() -> None:
 
 @pytest.mark.parametrize("options", [{"common": -0.1}, {"common": 1.1}, {"rank_tolerance": 1.0}])
 def test_bad_options(options: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match=f"IsoCts: {next(iter(options))} is"):
+    with pytest.raises(BadOption, match=f"iso_cts: {next(iter(options))} is"):
         IsoCts(**options)

@@ -103,5 +103,5 @@ def test_a_table_can_be_said_to_be_one() -> None:
     "options", [{"density": 0.0}, {"density": 1.1}, {"floor": -1e-9}, {"scale": float("nan")}]
 )
 def test_bad_options(options: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match=f"Knots: {next(iter(options))} is"):
+    with pytest.raises(BadOption, match=f"knots: {next(iter(options))} is"):
         Knots(**options)

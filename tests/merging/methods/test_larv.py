@@ -57,7 +57,7 @@ def test_the_scale_is_needed() -> None:
 
 
 def test_bad_factors() -> None:
-    with pytest.raises(BadOption, match=r"Larv: low is 1.2, expected at most high, 1.1"):
+    with pytest.raises(BadOption, match=r"larv: low is 1.2, expected at most high, 1.1"):
         Larv(low=1.2)
-    with pytest.raises(BadOption, match=r"Larv: low is -0.1, expected a number at least 0"):
+    with pytest.raises(BadOption, match=r"larv: low is -0.1, expected a number at least 0"):
         Larv(low=-0.1)

@@ -54,7 +54,7 @@ def test_the_layer_is_needed() -> None:
 
 
 def test_factors_are_finite() -> None:
-    with pytest.raises(BadOption, match="Lines: alpha is nan"):
+    with pytest.raises(BadOption, match="lines: alpha is nan"):
         Lines(alpha=float("nan"))
-    with pytest.raises(BadOption, match="Lines: beta is inf"):
+    with pytest.raises(BadOption, match="lines: beta is inf"):
         Lines(beta=float("inf"))

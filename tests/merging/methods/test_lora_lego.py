@@ -141,5 +141,5 @@ def test_the_dense_path_takes_singular_triplets() -> None:
 
 @pytest.mark.parametrize("options", [{"rank": -1}, {"rounds": 0}, {"rounds": 2.5}])
 def test_bad_options(options: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match=f"LoraLego: {next(iter(options))} is"):
+    with pytest.raises(BadOption, match=f"lora_lego: {next(iter(options))} is"):
         LoraLego(**options)

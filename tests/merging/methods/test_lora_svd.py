@@ -94,5 +94,5 @@ def test_a_mean_needs_weights_that_sum_to_more_than_zero() -> None:
 
 @pytest.mark.parametrize("options", [{"rank": -1}, {"rank": 1.5}, {"combine": "median"}])
 def test_bad_options(options: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match=f"LoraSvd: {next(iter(options))} is"):
+    with pytest.raises(BadOption, match=f"lora_svd: {next(iter(options))} is"):
         LoraSvd(**options)

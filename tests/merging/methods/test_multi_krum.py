@@ -56,9 +56,9 @@ def test_attackers_far_away_are_left_out() -> None:
 
 
 def test_too_few_are_refused() -> None:
-    with pytest.raises(CannotMerge, match=r"MultiKrum: 5 are to be averaged of 5 .* at most 4"):
+    with pytest.raises(CannotMerge, match=r"multi_krum: 5 are to be averaged of 5 .* at most 4"):
         coefficients([1.0] * 5, kept=5)
-    with pytest.raises(CannotMerge, match=r"MultiKrum: 4 contributions .* at least 5"):
+    with pytest.raises(CannotMerge, match=r"multi_krum: 4 contributions .* at least 5"):
         coefficients([1.0] * 4, hostile=1)
     with pytest.raises(BadOption, match="kept is -1"):
         MultiKrum(kept=-1)

@@ -63,5 +63,5 @@ def test_a_norm_beyond_numbers_is_refused(norm: float) -> None:
 
 @pytest.mark.parametrize("longest", [0.0, -1.0, float("inf")])
 def test_bad_lengths(longest: float) -> None:
-    with pytest.raises(BadOption, match=r"NormClip: longest is .*, expected a number above 0"):
+    with pytest.raises(BadOption, match=r"norm_clip: longest is .*, expected a number above 0"):
         NormClip(longest=longest)

@@ -139,5 +139,5 @@ def test_what_is_not_finite_is_refused() -> None:
     [{"rank": 0}, {"adapter": -1}, {"own": -1}, {"steps": 0}, {"rate": 0.0}, {"others": "x"}],
 )
 def test_bad_options(options: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match=f"Nufilt: {next(iter(options))} is"):
+    with pytest.raises(BadOption, match=f"nufilt: {next(iter(options))} is"):
         Nufilt(**options)

@@ -315,7 +315,7 @@ def test_what_is_not_finite_is_refused(value: float, shape: tuple[int, ...]) -> 
 
 @pytest.mark.parametrize("options", [{"alpha": -0.1}, {"projection": "some"}, {"tables": "("}])
 def test_bad_options(options: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match=f"Opcm: {next(iter(options))} is"):
+    with pytest.raises(BadOption, match=f"opcm: {next(iter(options))} is"):
         Opcm(**options)
 
 

@@ -101,5 +101,5 @@ def test_what_cannot_be_merged_is_refused() -> None:
     [{"outlier": 0.0}, {"zero": -1.0}, {"density": 0.0}, {"density": 1.5}, {"budget": -1}],
 )
 def test_bad_options(options: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match=f"RTsvm: {next(iter(options))} is"):
+    with pytest.raises(BadOption, match=f"r_tsvm: {next(iter(options))} is"):
         RTsvm(**options)

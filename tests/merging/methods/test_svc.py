@@ -131,5 +131,5 @@ def test_what_is_not_finite_is_refused() -> None:
 
 @pytest.mark.parametrize("alpha", [0.0, -0.1, float("inf")])
 def test_bad_options(alpha: float) -> None:
-    with pytest.raises(BadOption, match="Svc: alpha is"):
+    with pytest.raises(BadOption, match="svc: alpha is"):
         Svc(alpha=alpha)

@@ -67,7 +67,7 @@ def test_the_share_is_kept() -> None:
 
 def test_extents_and_bad_options() -> None:
     assert Trim().cuts[0].extent is Extent.MODEL
-    with pytest.raises(BadOption, match="Trim: extent is 'row', expected 'model' or 'tensor'"):
+    with pytest.raises(BadOption, match="trim: extent is 'row', expected 'model' or 'tensor'"):
         Trim(extent="row")
-    with pytest.raises(BadOption, match="Trim: density is 0"):
+    with pytest.raises(BadOption, match="trim: density is 0"):
         Trim(density=0)

@@ -100,5 +100,5 @@ def test_what_cannot_be_merged_is_refused() -> None:
 
 @pytest.mark.parametrize("options", [{"budget": -1}, {"budget": 1.5}, {"scale": None}])
 def test_bad_options(options: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match=f"TsvM: {next(iter(options))} is"):
+    with pytest.raises(BadOption, match=f"tsv_m: {next(iter(options))} is"):
         TsvM(**options)

@@ -216,5 +216,5 @@ def test_what_cannot_be_merged_is_refused() -> None:
     ],
 )
 def test_bad_options(options: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match=f"Wudi: {next(iter(options))} is"):
+    with pytest.raises(BadOption, match=f"wudi: {next(iter(options))} is"):
         Wudi(**options)
