@@ -20,7 +20,7 @@ from weft.checkpoints.engine import Contribution, MergeSpec, Meter, Workers, mer
 from weft.checkpoints.errors import BadPath, SchemaMismatch
 from weft.checkpoints.factor_merge import without_dense
 from weft.checkpoints.header import Json
-from weft.checkpoints.identities import Identities, files_of
+from weft.checkpoints.identities import Identities, apart, files_of
 from weft.checkpoints.inputs import Format, format_of, model_digest, open_input
 from weft.checkpoints.output import OutputFolder
 from weft.checkpoints.schema import FLOATING, SHOWN_DIFFERENCES, Schema, differences_of
@@ -162,6 +162,7 @@ def run_job(job: MergeJob, meter: Meter | None = None) -> MergeReport:
             plan={"recipe": dict(job.recipe), "inputs": inputs.identities()},
             resume=job.resume,
             sidecars=inputs.sidecars(schema),
+            apart=inputs.apart,
         )
         workers = Workers(job.threads, job.memory_bytes, job.spec.device)
         with output:
@@ -274,6 +275,10 @@ class JobInputs:
     def identities(self) -> list[Json]:
         """What the inputs are, as far as can be told without reading them whole."""
         return [_identity_of(item, self._seen) for item in _all(self._job)]
+
+    def apart(self, there: Json, now: Json) -> str:
+        """What sets two records of this job's output apart, in words."""
+        return apart(there, now, [list(dict.fromkeys(item.paths)) for item in _all(self._job)])
 
     def require_unchanged(self) -> None:
         """Check that what was read is what was opened; before a result appears.

@@ -20,7 +20,7 @@ that are there and writes only the others; where PATH itself was made by the sam
 there is nothing left to do.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -62,6 +62,7 @@ class OutputFolder:
         resume: go on with what an earlier process left, and leave what is done here.
         sidecars: files to be copied beside the tensors.
         metadata: noted in the header of each shard; `TORCH_METADATA` where none is given.
+        apart: what sets the record that is there apart from ours, in words; empty: nothing.
 
     Attributes:
         path: the folder.
@@ -90,6 +91,7 @@ class OutputFolder:
         resume: bool = False,
         sidecars: Sequence[Sidecar] = (),
         metadata: Mapping[str, str] | None = None,
+        apart: Callable[[Json, Json], str] = difference,
     ) -> None:
         self.path = Path(path)
         self.digest = ""
@@ -103,6 +105,7 @@ class OutputFolder:
         self._shard_bytes = shard_bytes
         self._plan = plan
         self._resume = resume
+        self._apart = apart
         self._sidecars = tuple(sorted(sidecars, key=lambda sidecar: sidecar.name))
         _require_plain_names([sidecar.name for sidecar in self._sidecars])
         self._partial = PartialFolder(self.path)
@@ -170,7 +173,7 @@ class OutputFolder:
             document, digest = read_provenance(self.path) or ({}, "")
         except WeftError:
             document, digest = {}, ""
-        other = difference(document, self._document)
+        other = self._apart(document, self._document)
         if digest and other and self._resume:
             raise OtherPlan(
                 f"{self.path}: exists and was made by another plan: {other}; "
@@ -192,7 +195,7 @@ class OutputFolder:
         folder = self._partial.folder
         names = self._partial.contents()
         found = read_provenance(folder)
-        if found is not None and (other := difference(found[0], self._document)):
+        if found is not None and (other := self._apart(found[0], self._document)):
             raise OtherPlan(
                 f"{folder}: was begun with another plan: {other}; "
                 "give that plan again, or remove the folder"

@@ -240,6 +240,29 @@ def test_another_plan_does_not_go_on(folder: Path, changes: dict[str, Any]) -> N
         run_job(job_of(folder, resume=True, **changes))
 
 
+def test_what_is_another_about_the_inputs_is_said_in_words(folder: Path) -> None:
+    job = job_of(folder, resume=True)
+    run_job(job)
+    turned = replace(job, models=job.models[::-1])
+    with pytest.raises(OtherPlan, match=r"in another order: base, b, c, a there and base, a, c, b"):
+        run_job(turned)
+    with pytest.raises(OtherPlan, match=r"other ones: base, b, c, a there and base, b now"):
+        run_job(replace(job, models=job.models[:1]))
+    (folder / "a" / "new").touch()
+    with pytest.raises(OtherPlan, match=rf"another plan: {folder}/a/new has changed since; "):
+        run_job(job)
+    os.utime(folder / "c" / "model.safetensors", ns=(1, 1))
+    with pytest.raises(OtherPlan, match=rf": {folder}/c/model.safetensors has changed since; "):
+        run_job(job)
+    record = json.loads((folder / "out" / "weft.json").read_text())
+    strange: list[Any] = [[{}], [{"reads": 1}], {"a": 1}, 7, [7] * 4]
+    for there in strange:
+        record["plan"]["inputs"] = there
+        (folder / "out" / "weft.json").write_text(json.dumps(record))
+        with pytest.raises(OtherPlan, match=r"another plan: plan\.inputs"):
+            run_job(job)
+
+
 def test_an_input_that_was_written_again_is_another_plan(folder: Path) -> None:
     run_job(job_of(folder))
     path = folder / "c" / "model.safetensors"
