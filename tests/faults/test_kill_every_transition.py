@@ -87,6 +87,29 @@ def test_node_killed_at_every_transition(tmp_path: Path, point: str, undisturbed
         assert last_start < order.index(("trained", round))
 
 
+def heads(fed: Federation) -> list[object]:
+    return [each.data["model"] for each in journal(fed, "n0") if each.kind == "merged"]
+
+
+def test_node_killed_at_every_transition_in_continual_mode(tmp_path: Path) -> None:
+    """Every round ends with the same head, although the stream was cut short in the middle."""
+    run = '[merge]\nmode = "continual"\n'
+    with federation(tmp_path / "undisturbed", rounds=ROUNDS, run=run) as fed:
+        fed.start_all()
+        fed.wait_done()
+        expected = fed.merged("n0"), heads(fed)
+    with federation(tmp_path / "killed", rounds=ROUNDS, run=run) as fed:
+        fed.start_coordinator()
+        fed.create_run()
+        fed.start_node("n1")
+        kills = killed_at_every_entry(fed, "within")
+        fed.wait_done(["n1"])
+        assert (fed.merged("n0"), heads(fed)) == expected
+        assert fed.merged("n1") == expected[0]
+    COUNTS["node within, continual"] = kills
+    print(f"\nnode killed {kills} times (within, continual)")
+
+
 class Coordinator:
     """A coordinator that is killed at each of its commits, one a life."""
 
