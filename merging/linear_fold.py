@@ -69,9 +69,10 @@ class LinearFold(Fold):
                 f"tensor {name!r}: the weights of {totals.count} contributions sum to"
                 f" {totals.weight:g}; their mean must be more than zero"
             )
-        total = state["sum"]
-        if is_linear(name, tuple(total.shape), self.tables):
-            return self.finish_linear(state, totals).to(total.dtype)
+        total = state.get("sum")
+        if total is None or is_linear(name, tuple(total.shape), self.tables):
+            dtype = next(iter(state.values())).dtype
+            return self.finish_linear(state, totals).to(dtype)
         return total / totals.weight
 
 

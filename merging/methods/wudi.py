@@ -45,11 +45,13 @@ class Wudi(LinearFold):
         filter: "exponential": l g = 1 - exp(-time l), gradient flow stopped at `time`;
             "truncate": all the way on the K largest eigenvalues, where
             K = ceil((sum sqrt l)^2 / sum l), and S as it is on the others; "none": all
-            the way wherever any contribution has inputs.
-        time: t of the exponential filter; 300 as in the original's number of steps,
-            1300 with `keep` 0.65 for CLIP-ViT-B/32 (SWUDI).
-        keep: share of the eigen-directions of C that any filter acts on, the largest
-            ones; 0.85 for language models (SWUDI).
+            the way wherever any contribution has inputs; "ridge": from zero instead of S,
+            R (C + 1 / time)^-1, which needs no S in the state, and gives one
+            contribution back somewhat smaller.
+        time: t of the exponential filter and of the ridge; 300 as in the original's
+            number of steps, 1300 with `keep` 0.65 for CLIP-ViT-B/32 (SWUDI).
+        keep: share of the eigen-directions of C that any filter but the ridge acts on,
+            the largest ones; 0.85 for language models (SWUDI).
         side: whose Gram matrices: "input", the paper's; "smaller": the side of fewer
             dimensions, so outputs where a weight is wider than high.
         scale: factor of the result; 0.1 to 0.2 in the recipes for language models.
@@ -61,19 +63,24 @@ class Wudi(LinearFold):
         arXiv:2606.07289, and their released `functional.py` for the filters. That code
         takes eigenvalues below 1e-8 for 1e-8; here the exponential filter has its limit,
         and the other two leave S alone, where an eigenvalue is less than 1e-10 of the
-        largest (1e-5 for float32 sums). The weights are ours, and so is the output side.
+        largest (1e-5 for float32 sums). The weights, the output side and
+        the ridge are ours.
 
     Precision: errors of plain float32 sums come out up to `time` times as large.
 
     Memory: C is (in, in) whatever the rank of D, or (m, m) with m the smaller of both: a
         state of 16 (2 out in + in^2) or 16 (2 out in + m^2) bytes, and three more
         matrices of the size of C, float64, to finish. Time: one eigendecomposition of C.
+        With the ridge 16 (out in + in^2) or 16 (out in + m^2), and one Cholesky
+        factorisation.
     """
 
     filter: str = option(
-        "exponential", "how far each direction goes", choices=("exponential", "truncate", "none")
+        "exponential",
+        "how far each direction goes",
+        choices=("exponential", "truncate", "none", "ridge"),
     )
-    time: float = option(300.0, "t of the exponential filter", above=0)
+    time: float = option(300.0, "t of the exponential filter and of the ridge", above=0)
     keep: float = option(1.0, "share of eigen-directions that the filter acts on", above=0, most=1)
     side: str = option("input", "whose Gram matrices", choices=("input", "smaller"))
     scale: float = option(1.0, "factor of the result")
@@ -82,19 +89,21 @@ class Wudi(LinearFold):
 
     @property
     def gives_back_one(self) -> bool:
-        """The one agrees with itself; only unscaled."""
-        return self.scale == 1
+        """The one agrees with itself; only unscaled, and not with the ridge."""
+        return self.scale == 1 and self.filter != "ridge"
 
     def linear_fields(self, shape: Shape) -> Mapping[str, Field]:
         """S, C and R; elements of C_i are at most 1, of R_i a row's norm, or a column's."""
         wide = self._on_outputs(shape)
         rows = 2.0 ** math.ceil(math.log2(shape[0] if wide else shape[1]) / 2)
         extent = square_of_inputs if self.side == "input" else square_of_smaller
-        return {
-            "sum": Sum(bound=self.bound, limbs=2),
+        fields = {
             "grams": Sum(bound=2.0, limbs=2, extent=extent),
             "pulls": Sum(bound=self.bound * rows, limbs=2),
         }
+        if self.filter == "ridge":
+            return fields
+        return {"sum": Sum(bound=self.bound, limbs=2), **fields}
 
     def lift_linear(self, delta: Tensor, weight: float) -> Mapping[str, Tensor]:
         """W D, C_i and w R_i."""
@@ -107,11 +116,14 @@ class Wudi(LinearFold):
             gram /= squares
         scaled = delta * weight
         pull = gram @ scaled if wide else scaled @ gram
-        return {"sum": scaled, "grams": gram, "pulls": pull}
+        found = {"grams": gram, "pulls": pull}
+        return found if self.filter == "ridge" else {"sum": scaled, **found}
 
     def finish_linear(self, state: Mapping[str, Tensor], totals: Totals) -> Tensor:
         """From S along the residual, filtered."""
         factor = self.scale * mean_to_one(totals)
+        if self.filter == "ridge":
+            return self._ridge(state).mul_(factor)
         start = state["sum"].to(torch.float64)
         if totals.count == 1:
             return start * factor
@@ -126,6 +138,15 @@ class Wudi(LinearFold):
         step = (vectors * gains) @ vectors.T
         found = torch.addmm(start, residual, step).mul_(factor)
         return found.T.contiguous() if wide else found
+
+    def _ridge(self, state: Mapping[str, Tensor]) -> Tensor:
+        """R (C + 1 / time)^-1, or the same from the left."""
+        gram, pulls = state["grams"].to(torch.float64), state["pulls"].to(torch.float64)
+        wide = self._on_outputs(tuple(pulls.shape))
+        gram = gram.clone()
+        gram.diagonal().add_(1 / self.time)
+        found = torch.cholesky_solve(pulls if wide else pulls.T, torch.linalg.cholesky(gram))
+        return found if wide else found.T.contiguous()
 
     def _on_outputs(self, shape: Shape) -> bool:
         return self.side == "smaller" and shape[0] < shape[1]

@@ -42,6 +42,8 @@ def merge(
             deltas, scaled, total = [d.T for d in deltas], [s.T for s in scaled], total.T
         if filter == "exponential":
             found = _flow(deltas, scaled, total, time)
+        elif filter == "ridge":
+            found = _ridge(deltas, scaled, time)
         elif filter == "none":
             found = _nearest_minimum(deltas, scaled, total)
         else:
@@ -85,6 +87,16 @@ def _nearest_minimum(deltas: Sequence[Tensor], scaled: Sequence[Tensor], total: 
     step = torch.linalg.lstsq(inputs.T, (wanted - total @ inputs).T, driver="gelsd").solution.T
     nearest: Tensor = total + step
     return nearest
+
+
+def _ridge(deltas: Sequence[Tensor], scaled: Sequence[Tensor], time: float) -> Tensor:
+    # The least of L(D) + |D|^2 / time, as a problem of least squares.
+    own = torch.eye(deltas[0].shape[1], dtype=torch.float64) / math.sqrt(time)
+    inputs = torch.cat([*(d.T / d.norm() for d in deltas), own], dim=1)
+    wanted = [s @ d.T / d.norm() for d, s in zip(deltas, scaled, strict=True)]
+    nothing = torch.zeros_like(deltas[0])
+    solution: Tensor = torch.linalg.lstsq(inputs.T, torch.cat([*wanted, nothing], dim=1).T).solution
+    return solution.T
 
 
 def _truncated(deltas: Sequence[Tensor], scaled: Sequence[Tensor], total: Tensor) -> Tensor:

@@ -57,7 +57,18 @@ def test_by_hand_on_the_smaller_side() -> None:
     close(merged(Wudi(side="smaller", time=half), high), high[0] + high[1])
 
 
-@pytest.mark.parametrize("kind", ["exponential", "truncate", "none"])
+def test_ridge_by_hand() -> None:
+    # R = 2 + 6 where C = 2, and 1 / time = 2: 8 / 4. One alone: 2 / (1 + 2).
+    deltas = [matrix([2.0, 0.0], [0.0, 0.0]), matrix([6.0, 0.0], [0.0, 0.0])]
+    ridge = Wudi(filter="ridge", time=0.5)
+    close(merged(ridge, deltas), matrix([2.0, 0.0], [0.0, 0.0]))
+    close(merged(ridge, deltas, 3.0, 1.0), matrix([1.5, 0.0], [0.0, 0.0]))
+    close(merged(ridge, deltas[:1]), matrix([2 / 3, 0.0], [0.0, 0.0]))
+    close(merged(Wudi(filter="ridge", time=0.5, scale=0.1), deltas), deltas[0] * 0.1)
+    assert not ridge.gives_back_one
+
+
+@pytest.mark.parametrize("kind", ["exponential", "truncate", "none", "ridge"])
 def test_a_wide_weight_is_merged_like_its_transpose(kind: str) -> None:
     deltas = [model["wide.weight"] for model in some_models(9, 3)[1]]
     turned = merged(Wudi(filter=kind), [delta.T.contiguous() for delta in deltas])
@@ -93,7 +104,7 @@ def test_equal_eigenvalues_are_all_of_the_rank() -> None:
     close(merged(Wudi(filter="truncate"), [one, one]), one)
 
 
-@pytest.mark.parametrize("kind", ["exponential", "truncate", "none"])
+@pytest.mark.parametrize("kind", ["exponential", "truncate", "none", "ridge"])
 @pytest.mark.parametrize("time", [2.0, 300.0])
 @pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [0.4, 1.7, 0.9], [2.0, -0.5, 1.0]])
 @pytest.mark.parametrize("rank", [None, 1])
@@ -149,7 +160,7 @@ def test_one_is_given_back_only_unscaled() -> None:
 
 
 @pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0, 50.0])
-@pytest.mark.parametrize("kind", ["exponential", "truncate", "none"])
+@pytest.mark.parametrize("kind", ["exponential", "truncate", "none", "ridge"])
 def test_precision_whatever_the_size(size: float, kind: str) -> None:
     generator = torch.Generator().manual_seed(6)
     base = {"w": torch.zeros(40, 30, dtype=torch.float64)}
@@ -161,7 +172,7 @@ def test_precision_whatever_the_size(size: float, kind: str) -> None:
     assert float((found - expected).norm() / expected.norm()) < 1e-9
 
 
-@pytest.mark.parametrize("kind", ["exponential", "truncate", "none"])
+@pytest.mark.parametrize("kind", ["exponential", "truncate", "none", "ridge"])
 @pytest.mark.parametrize("side", ["input", "smaller"])
 def test_float32_sums_of_low_rank_stay_near(kind: str, side: str) -> None:
     # Where no contribution has inputs, rounding errors must not be taken for some.
@@ -180,6 +191,8 @@ def test_the_state_is_what_the_docstring_says() -> None:
     assert Wudi().state_bytes("fc.weight", (20, 30)) == 16 * (2 * 20 + 30) * 30
     assert Wudi(side="smaller").state_bytes("fc.weight", (20, 30)) == 16 * (2 * 20 * 30 + 20**2)
     assert Wudi(side="smaller").state_bytes("fc.weight", (30, 20)) == 16 * (2 * 30 + 20) * 20
+    ridge = Wudi(filter="ridge", side="smaller")
+    assert ridge.state_bytes("fc.weight", (20, 30)) == 16 * (20 * 30 + 20**2)
     assert Wudi().state_bytes("bias", (20,)) == 8 * 20
 
 
