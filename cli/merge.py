@@ -1,10 +1,7 @@
 """`weft merge`: any method, any inputs, one finished model folder."""
 
 import os
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -135,6 +132,7 @@ def merge(
     """
     from dataclasses import replace
 
+    from weft.cli.merge_around import kept, named, terminable, watched
     from weft.cli.merge_options import recipe_of
 
     if config is not None:
@@ -155,7 +153,8 @@ def merge(
     )
     if config is not None:
         _check_filters(recipe, job, config)
-    with _terminable(), _named(memory), _watched(job) as meter:
+    _note_prefix(job)
+    with terminable(), kept(job), named(memory), watched(job) as meter:
         report = _run(job, experts, adapter_out, meter)
     emit(report, as_json, _text)
 
@@ -198,6 +197,19 @@ def _check_filters(recipe: "Recipe", job: "MergeJob", config: Path) -> None:
     from weft.cli.recipe_filters import check_filters
 
     check_filters(recipe, lambda: tensor_names(replace(job, mixed_dtypes=True)), config)
+
+
+def _note_prefix(job: "MergeJob") -> None:
+    """Say where a prefix has nothing that it could be taken off."""
+    from weft.checkpoints.inputs import Format, format_of
+
+    items = [*([] if job.base is None else [job.base]), *job.models]
+    formats = {format_of(path) for item in items for path in item.paths}
+    if job.prefix and Format.DISTRIBUTED not in formats:
+        note(
+            f"--prefix {job.prefix!r} makes no difference: no model is a torch.distributed"
+            " checkpoint"
+        )
 
 
 def _job(
@@ -299,58 +311,20 @@ def _memory_here() -> int:
     return min(found, int(limit)) if limit.isdecimal() else found
 
 
-@contextmanager
-def _terminable() -> "Iterator[None]":
-    """Whoever ends the process politely (SIGTERM) is obeyed as Ctrl-C is: nothing is left."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _named(memory: str | None) -> "Iterator[None]":
-    """Memory that does not suffice: with the option, and a mistake where it was given."""
-    from weft.checkpoints.errors import NotEnoughMemory
-    from weft.errors import InvalidInput
-
-    try:
-        yield
-    except NotEnoughMemory as error:
-        if memory is None:
-            raise NotEnoughMemory(f"{error} (--memory)", error.needed) from error
-        least = -(-error.needed // 2**20)
-        raise InvalidInput(
-            f"--memory: found {memory!r}, expected at least {least} MiB: {error}"
-        ) from error
-
-
-@contextmanager
-def _watched(job: "MergeJob") -> "Iterator[Meter]":
-    """A meter whose progress is shown."""
-    from weft.checkpoints.job import bytes_to_read
-    from weft.checkpoints.task_vectors import Meter
-    from weft.cli.merge_screen import transfer
-
-    with transfer("merging", bytes_to_read(job)) as advance:
-        yield Meter(advance)
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f} M" if parameters >= 10**6 else f"{parameters:,}"
 
 
 def _text(report: "MergeReport") -> str:
     rate = report.bytes_read / max(report.seconds, 1e-9)
     more = f"experts: {', '.join(report.experts)}\n" if report.experts else ""
     if report.truncation_error is not None:
-        more = f"rank {report.adapter_rank}, leaves out {100 * report.truncation_error:.2g} %\n"
+        more = (
+            f"rank {report.adapter_rank}, leaves out {100 * report.truncation_error:.2g} % of the"
+            " merged task vector's norm\n"
+        )
     return (
-        f"{report.output}  {report.tensors} tensors, {report.parameters / 1e6:.1f} M parameters,"
+        f"{report.output}  {report.tensors} tensors, {_count(report.parameters)} parameters,"
         f" {size(report.bytes_written)}\n"
         f"digest {report.digest}\n{more}"
         f"{report.seconds:.1f} s ({size(rate)}/s read), {report.cpu_seconds:.1f} CPU s,"

@@ -33,6 +33,16 @@ _KEYS: Final = (
     *("merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype"),
     *("out_dtype", "tokenizer_source", "tokenizer", "chat_template"),
 )
+_HARMLESS: Final = {
+    "name": "it is for people",
+    "random_seed": "weft draws from what the models hold, so equal inputs draw alike",
+    "allow_crimes": "models that do not fit are refused all the same",
+    "trust_remote_code": "no code is run",
+    "lazy_unpickle": "no pickles are opened",
+    "low_cpu_memory": "memory is bounded anyway",
+    "write_model_card": "none is written",
+}
+"""Keys that some write and nothing here reads."""
 _REFUSED: Final = {
     "modules": "models of several modules are not read; give models or slices",
     "chat_template": "no template is written; remove the key and mend tokenizer_config.json",
@@ -45,7 +55,9 @@ def recipe_of_mergekit(document: Mapping[str, object]) -> Recipe:
     Raises:
         BadRecipe: names the key, and the model where there is one.
     """
-    found = keys(document, "recipe", _KEYS)
+    passed = [key for key in document if key in _HARMLESS]
+    read = {key: value for key, value in document.items() if key not in _HARMLESS}
+    found = keys(read, "recipe", _KEYS)
     for key, why in _REFUSED.items():
         if found.get(key) is not None:
             raise BadRecipe(f"{key}: {why}")
@@ -65,7 +77,12 @@ def recipe_of_mergekit(document: Mapping[str, object]) -> Recipe:
         recipe,
         dtype=dtype,
         sidecars=sidecars or recipe.sidecars,
-        notes=(*recipe.notes, *dtype_notes, *tokenizer_notes),
+        notes=(
+            *(f"{key} makes no difference: {_HARMLESS[key]}" for key in passed),
+            *recipe.notes,
+            *dtype_notes,
+            *tokenizer_notes,
+        ),
         mergekit=True,
     )
 

@@ -22,6 +22,7 @@ PASSTHROUGH: Final = "passthrough"
 DTYPES: Final[Mapping[str, str]] = {
     **{"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"},
     **{"F32": "F32", "F16": "F16", "BF16": "BF16", "F64": "F64"},
+    **{"fp32": "F32", "fp16": "F16", "bf16": "BF16", "fp64": "F64"},
 }
 """What a recipe may say of the output's dtype, and its name in safetensors."""
 

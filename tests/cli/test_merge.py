@@ -538,6 +538,34 @@ def test_mistakes(row: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert {path: path.lstat().st_mtime_ns for path in Path().rglob("*")}.keys() == before.keys()
 
 
+def test_a_prefix_of_nothing_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "-m", "mean", "a", "b", "-o", "out", "--prefix", "state.")
+    assert (code, err) == (
+        0,
+        "--prefix 'state.' makes no difference: no model is a torch.distributed checkpoint\n",
+    )
+    assert "11 tensors, 289 parameters, " in out
+
+
+def test_short_names_of_dtypes(capsys: pytest.CaptureFixture[str]) -> None:
+    document(capsys, "-m", "mean", "a", "b", "-o", "out", "--dtype", "bf16")
+    assert read("out")["model.scale"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_an_interrupt_leaves_is_told(
+    resume: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*given: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("weft.checkpoints.job.merge", interrupted)
+    code, _, err = run(capsys, "-m", "mean", "a", "b", "-o", "out", *["--resume"] * resume)
+    kept = "out.partial is kept: go on with --resume, or remove it\n" if resume else ""
+    assert (code, err) == (130, f"{kept}weft: interrupted\n")
+    assert Path("out.partial").exists() == resume
+
+
 def test_models_are_named_by_their_paths(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also where the last parts of the paths are alike."""
     for run_of in ("r1", "r2"):

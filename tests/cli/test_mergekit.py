@@ -526,6 +526,18 @@ def test_ramplus(read: Read) -> None:
     assert recipe.options == {"rate": 0.5, "ceiling": 0.2, "threshold": 1e-5}
 
 
+def test_keys_that_make_no_difference_are_told(read: Read) -> None:
+    found = read(
+        "name: mine\nrandom_seed: 7\nallow_crimes: true\nmerge_method: linear\n"
+        "models: [{model: a, parameters: {weight: 1}}]\n"
+    )
+    assert [line.partition(":")[0] for line in found.notes] == [
+        "name makes no difference",
+        "random_seed makes no difference",
+        "allow_crimes makes no difference",
+    ]
+
+
 def test_della(read: Read) -> None:
     recipe = read(written("della", "weight: 1|weight: 1|weight: 1", "density: 0.4, epsilon: 1e-1"))
     assert recipe.before == (Step(name="della", options={"density": 0.4, "epsilon": 0.1}),)
