@@ -13,8 +13,8 @@ from weft.merging.streaming import kept_bytes, require_streaming
 from weft.node.continual.errors import BadStream
 
 DEFAULT_METHOD: Final = "wudi"
-DEFAULT_OPTIONS: Final[Mapping[str, object]] = {"time": 30.0}
-"""What keeps the most of many contributions without data; see docs/streams.md."""
+DEFAULT_OPTIONS: Final[Mapping[str, object]] = {"filter": "ridge", "side": "smaller"}
+"""What keeps most of many contributions for its state; see docs/streams.md."""
 
 DEFAULT_NORM_FACTOR: Final = 10.0
 DEFAULT_SHARD_BYTES: Final = 5 * 10**9
