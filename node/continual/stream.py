@@ -26,8 +26,9 @@ from weft.checkpoints.parallel import Workers
 from weft.errors import Corrupt
 from weft.merging.errors import BadOption, CannotMerge, FoldFull, NonFinite, OutOfBound
 from weft.node.continual.errors import BadStream, NotKept, StreamCorrupt, Unfit
-from weft.node.continual.files import BASE, JOURNAL, read_identity, sweep
+from weft.node.continual.files import JOURNAL, read_identity, sweep
 from weft.node.continual.generations import Generations
+from weft.node.continual.housekeeping import owner_of, require_whole, tidy
 from weft.node.continual.intake import Intake
 from weft.node.continual.parts import Parts, open_parts
 from weft.node.continual.queue import (
@@ -43,7 +44,6 @@ from weft.node.continual.queue import (
     replayed,
 )
 from weft.node.continual.records import Cause, Contribution, Generation, Status
-from weft.node.continual.spec import Keep
 from weft.node.journal import Journal
 from weft.node.lock import FolderLock
 
@@ -172,7 +172,7 @@ class Stream:
         self._require_base()
         with self._refusing(offered):
             offered = self._intake.examined(offered)
-        self.parts.store.pin(offered.digest, _owner(offered))
+        self.parts.store.pin(offered.digest, owner_of(offered))
         self._write(ACCEPTED, asdict(offered))
         log.info("accepted", contribution=offered.seq, name=offered.name, norm=offered.norm)
         return Receipt(offered)
@@ -206,7 +206,7 @@ class Stream:
         each = self.queue.contribution(seq)
         if each.status is Status.WAITING:
             self._write(SET_ASIDE, {"seq": seq, "reason": "revoked before its turn"})
-            self._tidy()
+            tidy(self.parts, self.identity.base)
             return self.queue.generation
         if each.status is not Status.ABSORBED:
             raise NotKept(f"contribution {seq} is {each.status}; only what is in the head goes out")
@@ -313,17 +313,14 @@ class Stream:
         """Publish what the journal says, and keep what it needs: once more where that failed."""
         if not self._settled:
             self.parts.heads.publish(self.queue.generation)
-            self._tidy()
+            tidy(self.parts, self.identity.base)
             self._settled = True
 
     def _require_base(self) -> None:
         """All is against the base, which is read unhashed: hash it once before that."""
         if self._base_is_whole:
             return
-        for verdict in self.parts.store.verify([self.identity.base]):
-            if verdict.fault:
-                path = self.parts.store.payload_path(self.identity.base)
-                raise StreamCorrupt(f"{path}: the base of the stream: {verdict.fault}")
+        require_whole(self.parts, self.identity.base)
         self._base_is_whole = True
 
     def _first(self) -> None:
@@ -345,27 +342,6 @@ class Stream:
         """Durable first, then in effect."""
         self._journal.append(kind, entry)
         self.queue.apply(kind, entry)
-
-    def _tidy(self) -> None:
-        """Keep what may be needed, and nothing else."""
-        store, kept = self.parts.store, self.queue.generations[-self.parts.spec.retain - 1 :]
-        wanted = {(each.state, "state") for each in kept if each.state}
-        wanted |= {(c.digest, _owner(c)) for c in self.queue.contributions if self._keeps(c)}
-        wanted.add((self.identity.base, BASE))
-        held = set(store.pins())
-        for digest, owner in wanted - held:
-            store.pin(digest, owner)
-        for digest, owner in held - wanted:
-            store.unpin(digest, owner)
-        store.gc(keep_unpinned_s=0)
-        self.parts.heads.keep_only(each.number for each in kept)
-
-    def _keeps(self, each: Contribution) -> bool:
-        if each.status is Status.WAITING:
-            return True
-        # A checkpoint of a run can only be replaced while it is kept.
-        keeps = self.parts.spec.keep is not Keep.NONE or bool(each.lineage)
-        return each.status is Status.ABSORBED and keeps
 
     def __enter__(self) -> Self:
         return self
@@ -389,7 +365,3 @@ def seen(folder: Path) -> Queue:
     identity = read_identity(folder)
     with Journal.open(folder / JOURNAL, identity=identity.whose) as journal:
         return queue_of(journal)
-
-
-def _owner(each: Contribution) -> str:
-    return f"contribution:{each.seq}"
