@@ -80,7 +80,8 @@ def header_length(first: bytes, file_bytes: int, where: str) -> int:
         return length
     _refuse_other_kinds(first, where)
     if room < 2:
-        raise MalformedFile(f"{where}: {file_bytes} bytes are too few for a safetensors file")
+        kind = UnusableFile if any(first) else MalformedFile
+        raise kind(f"{where}: {file_bytes} bytes are too few for a safetensors file")
     if not any(first):
         raise MalformedFile(
             f"{where}: begins with zeros: it was not written to its end, or is damaged; copy it"

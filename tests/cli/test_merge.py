@@ -473,6 +473,7 @@ ROWS: dict[str, tuple[str, str, Callable[[], None], int]] = {
     "another model": ("-m mean a b -o out", "and 10001 more", other_architecture, 2),
     "pickle": ("-m mean a b -o out", "weft never opens pickles", pickled, 2),
     "broken file": ("-m mean a b -o out", "b/model.safetensors", broken, 1),
+    "a few bytes": ("-m mean a base/tokenizer.json -o out", "2 bytes are too few", nothing, 2),
     "no safetensors": (
         "-m mean a base/config.json -o out", "config.json: not a safetensors file:", nothing, 2,
     ),
