@@ -11,7 +11,12 @@ from torch import Tensor
 
 from tests.checkpoints.crafted import bits, contents, model
 from tests.checkpoints.stores import fetch, flip
-from weft.checkpoints.artifacts import export_checkpoint, put_delta, put_model
+from weft.checkpoints.artifacts import (
+    export_checkpoint,
+    open_contribution,
+    put_delta,
+    put_model,
+)
 from weft.checkpoints.codecs.registry import names
 from weft.checkpoints.delta_folders import DeltaFolderReader, read_manifest, write_delta
 from weft.checkpoints.errors import (
@@ -31,6 +36,8 @@ from weft.checkpoints.store import Store
 from weft.errors import WeftError
 
 LONG = BLOCK_ELEMENTS + 1000
+CLOSE = {"int8": 0.05}
+"""Codecs that lose something, and how much of a normal deviate's half at most."""
 
 
 def finetuned(base: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -74,7 +81,10 @@ def test_any_range_of_several_blocks(codec: str, tmp_path: Path) -> None:
     write(tmp_path / "d", base, changed, codec)
     with opened(tmp_path / "d", base) as reader:
         whole = reader.read("w")
-        assert torch.equal(whole, changed["w"])
+        if codec in CLOSE:
+            assert float((whole - changed["w"]).abs().max()) < CLOSE[codec]
+        else:
+            assert torch.equal(whole, changed["w"])
         for start, stop, step in [
             (0, LONG, LONG),
             (0, LONG, BLOCK_ELEMENTS),
@@ -123,7 +133,10 @@ def test_against_nothing(codec: str, tmp_path: Path) -> None:
     digest = put_delta(store, MemoryReader(model(1)), None, None, codec)
     folder = store.payload_path(digest).parent
     with DeltaFolderReader(folder, MemoryReader(model(2)), "") as reader:
-        assert contents(reader) == {name: bits(tensor) for name, tensor in model(1).items()}
+        with open_contribution(store, digest, None) as stored:
+            assert contents(reader) == contents(stored)
+        if codec not in CLOSE:
+            assert contents(reader) == {name: bits(tensor) for name, tensor in model(1).items()}
     with pytest.raises(SchemaMismatch):
         DeltaFolderReader(folder, MemoryReader({"w": torch.ones(1)}), "")
 
