@@ -111,8 +111,10 @@ def test_delta_comes_back(store: Store, codec: str, with_base: bool) -> None:
         found = contents(reader)
         if codec == "lossless":
             assert found == wanted(finetuned)
+        # Half a step of int8 is 1/254 of the largest difference, a few units at most.
+        off = 0.03 if codec == "int8" else 1e-6
         for name, tensor in finetuned.items():
-            close = torch.allclose(reader.read(name).double(), tensor.double(), atol=1e-6)
+            close = torch.allclose(reader.read(name).double(), tensor.double(), atol=off)
             assert close, name
 
 
