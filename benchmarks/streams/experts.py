@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from streams.tasks import OUTSIDE, STREAMS, Backbone, Inputs, Task, read_images, read_text, tuned
-from streams.vision import SHARPNESS, Vision, pretrain
+from streams.vision import DEPTH, SHARPNESS, WIDTH, Vision, pretrain
 
 Model = dict[str, Tensor]
 
@@ -46,13 +46,21 @@ class Settings:
     batch: int = 16
     train: int = 1200
     held: int = 150
-    pretraining: int = 1500
+    pretraining: int = 800
 
     @property
     def key(self) -> str:
         """Of what an expert depends on."""
-        decisive = {name: value for name, value in asdict(self).items() if name != "held"}
+        aside = {"held", "pretraining" if self.stream == "texts" else "layers"}
+        decisive = {name: value for name, value in asdict(self).items() if name not in aside}
         return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:10]
+
+
+OWN: Mapping[str, Mapping[str, float]] = {
+    "images": {"examples": 100, "steps": 120, "rate": 1e-3},
+    "texts": {},
+}
+"""Settings of a stream where they are not the defaults; found on tasks outside it."""
 
 
 class Workshop:
@@ -74,12 +82,19 @@ class Workshop:
         if settings.stream == "texts":
             self.model = Encoder(encoder, settings.layers)
         else:
-            self.model = _vision(cache / f"vision-{settings.pretraining}", data, settings)
+            self.model = _vision(
+                cache / f"vision-{WIDTH}x{DEPTH}-{settings.pretraining}", data, settings
+            )
         self.base: Model = tuned(self.model, self.model.tuned_names)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in self.base)
         self._tasks: dict[str, Task] = {}
         self._heads: dict[str, Tensor] = {}
+
+    @property
+    def folder(self) -> Path:
+        """Where the experts are."""
+        return self._cache
 
     @property
     def names(self) -> list[str]:
@@ -119,6 +134,9 @@ class Workshop:
                 with torch.no_grad():
                     pooled = self.model.upper(*inputs.batch(rows))
                 weight[label] = functional.normalize(pooled.mean(0), dim=0) * SHARPNESS
+            if self.settings.stream == "images":
+                # This base's directions are all near one another, and a head of such learns slowly.
+                weight = functional.normalize(weight - weight.mean(0), dim=1) * SHARPNESS
             _save(path, {"weight": weight})
         self._heads[name] = load_file(path)["weight"]
         return self._heads[name]

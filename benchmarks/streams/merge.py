@@ -6,6 +6,7 @@ Task vectors come one after another; the state is that of the method's own contr
 
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import torch
@@ -39,9 +40,14 @@ class Row:
     scale: float = 1.0
     ordered: bool = False
 
+    @property
+    def unscaled(self) -> str:
+        """Equal for rows that differ in their scale alone."""
+        return f"{self.method} {sorted(self.options.items())}"
+
 
 class Running:
-    """One row's merge under way."""
+    """The merge of a row under way, before it is scaled."""
 
     def __init__(self, row: Row, base: Model) -> None:
         self._row, self._base = row, base
@@ -84,19 +90,21 @@ class Running:
                 )
 
     def merged(self) -> dict[str, Tensor]:
-        """The merged task vector, scaled."""
+        """The merged task vector, unscaled."""
         totals = Totals(count=self._count, weight=float(self._count))
         found: dict[str, Tensor] = {}
         for name, tensor in self._base.items():
             if isinstance(self._method, Fold):
-                block = self._folds[name].finish(tensor.reshape(self._shape(name, tensor)))
+                # A copy: of plain floats some methods divide the state itself.
+                fold = deepcopy(self._folds[name])
+                block = fold.finish(tensor.reshape(self._shape(name, tensor)))
             elif isinstance(self._method, Sequential):
                 block = self._method.result(name, self._states[name], totals)
             found[name] = block.reshape(tensor.shape).float()
         if getattr(self._method, "keeps_mean_norm", False):
             factor = self.knowledge.mean_norm / max(norm_of(found), 1e-30)
             found = {name: value * factor for name, value in found.items()}
-        return {name: value * self._row.scale for name, value in found.items()}
+        return found
 
     def _shape(self, name: str, tensor: Tensor) -> tuple[int, ...]:
         shape = tuple(tensor.shape)

@@ -4,27 +4,42 @@ from collections.abc import Sequence
 
 from streams.merge import Row
 
-BEST = "WUDI t 30"
+BEST = "WUDI smaller side"
 """What the others are compared with."""
 
 
 def rows() -> Sequence[Row]:
-    """All of them."""
+    """All of them.
+
+    Options and scales are those that `--choose` finds best on the tasks outside the
+    text stream, with all of them merged; rows that say what they hold as they are by
+    default, or by the paper, stand beside them.
+    """
+    ridge = {"filter": "ridge", "side": "smaller", "time": 300.0}
     return (
         Row("SWA", "mean"),
-        Row("continual TA 0.3", "task_arithmetic", {"scale": 0.3}),
-        Row("continual TIES", "continual_ties", {}, ordered=True),
-        Row("TIES 20 %, mean", "ties"),
-        Row("MagMax 0.5", "magmax"),
-        Row("EMA 0.1", "ema", {"rate": 0.1}, ordered=True),
-        Row("OPCM block", "opcm", {"projection": "block"}, ordered=True),
-        Row("OPCM released", "opcm", {"projection": "released"}, ordered=True),
-        Row("OPCM rows and columns", "opcm", {"projection": "rows_and_columns"}, ordered=True),
-        Row("NUFILT", "nufilt", {}, ordered=True),
-        Row("NUFILT, adapter", "nufilt", {"adapter": 64}, ordered=True),
-        Row("Iso-C 1", "iso_c"),
-        Row("Iso-C 0.5", "iso_c", {"scale": 0.5}),
-        Row("WUDI t 300", "wudi", {"time": 300.0}),
-        Row("WUDI t 30", "wudi", {"time": 30.0}),
-        Row("WUDI t 30, 0.5", "wudi", {"time": 30.0, "scale": 0.5}),
+        Row("continual TA", "task_arithmetic", {"scale": 1.0}, 0.75),
+        Row("continual TA, 0.5", "task_arithmetic", {"scale": 1.0}, 0.5),
+        Row("continual TA, 0.3", "task_arithmetic", {"scale": 1.0}, 0.3),
+        Row("continual TIES", "continual_ties", {"scale": 0.5}, 1.0, ordered=True),
+        Row("TIES", "ties", {}, 2.0),
+        Row("MagMax", "magmax", {"scale": 1.0}, 1.5),
+        Row("EMA", "ema", {"rate": 0.3}, ordered=True),
+        Row("OPCM", "opcm", {"projection": "block"}, 2.0, ordered=True),
+        Row("OPCM, 1.5", "opcm", {"projection": "block"}, 1.5, ordered=True),
+        Row("OPCM, own norm", "opcm", {"projection": "block"}, ordered=True),
+        Row("OPCM released", "opcm", {"projection": "released"}, 2.0, ordered=True),
+        Row("OPCM released, own norm", "opcm", {"projection": "released"}, ordered=True),
+        Row("OPCM rows, columns", "opcm", {"projection": "rows_and_columns"}, 2.0, ordered=True),
+        Row("OPCM rows, columns, own", "opcm", {"projection": "rows_and_columns"}, ordered=True),
+        Row("NUFILT", "nufilt", {"rank": 64}, 1.25, ordered=True),
+        Row("NUFILT, rank 128", "nufilt", {"rank": 128}, 1.0, ordered=True),
+        Row("Iso-C", "iso_c", {}, 2.0),
+        Row("Iso-C, 1", "iso_c", {}, 1.0),
+        Row("WUDI inputs", "wudi", {"time": 30.0}, 1.0),
+        Row("WUDI inputs, 0.5", "wudi", {"time": 30.0}, 0.5),
+        Row("WUDI smaller side", "wudi", {"side": "smaller", "time": 300.0}),
+        Row("WUDI smaller side, t 30", "wudi", {"side": "smaller", "time": 30.0}),
+        Row("WUDI smaller side, 0.5", "wudi", {"side": "smaller", "time": 300.0}, 0.5),
+        Row("WUDI ridge", "wudi", ridge),
     )

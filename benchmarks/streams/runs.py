@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from streams.experts import Workshop
+from streams.memory import Matrix, Memory
 from streams.merge import Row, Running
 from streams.statistics import backward_transfer
 
 Deltas = Mapping[str, Mapping[str, Tensor]]
 """Task vectors by task."""
+
+REFERENCES = ("base", "experts", "best single expert")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +24,8 @@ class Run:
     Attributes:
         order: names of tasks as they arrived.
         matrix: row t: accuracies after contribution t on the tasks in this order; None
-            where that was not scored. The diagonal and the last row always are, unless
-            `transfer` means nothing for the row.
-        transfer: backward transfer; None where there is no order.
+            where that was not scored; only the last row where nothing else was.
+        transfer: backward transfer; None where only the last row was scored.
     """
 
     row: str
@@ -58,15 +60,25 @@ def orders_of(names: Sequence[str], count: int) -> list[list[str]]:
 
 
 class Course:
-    """One stream with one seed's experts: runs rows, remembers what order cannot change."""
+    """One stream with one seed's experts: runs rows.
 
-    def __init__(self, shop: Workshop, seed: int) -> None:
+    Args:
+        shop: makes the experts.
+        seed: of their fine-tuning.
+        names: of tasks; all of the stream unless given.
+        memory: what was scored before.
+    """
+
+    def __init__(
+        self, shop: Workshop, seed: int, names: Sequence[str] = (), memory: Memory | None = None
+    ) -> None:
         self._shop, self._seed = shop, seed
+        self._memory = Memory() if memory is None else memory
+        self.names = list(names or shop.names)
         self.deltas: dict[str, dict[str, Tensor]] = {}
-        for name in shop.names:
+        for name in self.names:
             expert = shop.expert([name], seed)
             self.deltas[name] = {key: expert[key] - shop.base[key] for key in expert}
-        self._finals: dict[str, dict[str, float]] = {}
 
     def score(self, merged: Mapping[str, Tensor], names: Sequence[str]) -> list[float]:
         """Accuracies of the base plus a task vector."""
@@ -74,53 +86,73 @@ class Course:
         self._shop.put({key: base[key] + merged[key] for key in base})
         return [self._shop.accuracy(name) for name in names]
 
-    def run(self, row: Row, order: Sequence[str], place: int, whole: bool) -> Run:
-        """One after the other.
+    def run(
+        self, rows: Sequence[Row], order: Sequence[str], place: int, *, steps: bool, whole: bool
+    ) -> list[Run]:
+        """One contribution after the other.
 
         Args:
-            row: what merges.
+            rows: what merges; they differ in their scale alone.
             order: of arrival.
             place: the number of this order.
-            whole: score all tasks seen so far after each contribution, not the newest
-                alone.
+            steps: score the newest task after each contribution, for backward transfer;
+                otherwise all tasks after the last one and nothing else.
+            whole: score all tasks seen so far after each contribution.
         """
-        running = Running(row, self._shop.base)
-        matrix: list[list[float | None]] = []
+        keys = [self._key(row.unscaled, row.scale, order, steps, whole) for row in rows]
+        missing = [
+            (row, key) for row, key in zip(rows, keys, strict=True) if key not in self._memory
+        ]
+        if missing:
+            due = [row for row, _ in missing]
+            found = self._matrices(due, order, steps or whole, whole)
+            self._put([key for _, key in missing], found)
+        matrices = [self._memory[key] for key in keys]
+        return [
+            Run(row.name, self._seed, place, order, matrix, _transfer(matrix))
+            for row, matrix in zip(rows, matrices, strict=True)
+        ]
+
+    def _matrices(
+        self, rows: Sequence[Row], order: Sequence[str], steps: bool, whole: bool
+    ) -> list[Matrix]:
+        running = Running(rows[0], self._shop.base)
+        found: list[Matrix] = [[] for _ in rows]
         for count, name in enumerate(order, 1):
             running.add(self.deltas[name])
+            last = count == len(order)
+            if not (last or steps):
+                continue
             merged = running.merged()
-            line: list[float | None] = [None] * len(order)
-            if count == len(order):
-                line = [self._final(row, merged)[name] for name in order]
-            elif whole:
-                line[:count] = self.score(merged, order[:count])
-            else:
-                line[count - 1] = self.score(merged, [name])[0]
-            matrix.append(line)
-        known = [[value or 0.0 for value in line] for line in matrix]
-        return Run(row.name, self._seed, place, order, matrix, backward_transfer(known))
-
-    def _final(self, row: Row, merged: Mapping[str, Tensor]) -> dict[str, float]:
-        """By task; scored once where order does not matter."""
-        if row.ordered or row.name not in self._finals:
-            names = self._shop.names
-            self._finals[row.name] = dict(zip(names, self.score(merged, names), strict=True))
-        return self._finals[row.name]
+            asked = order[:count] if last or whole else [name]
+            for row, matrix in zip(rows, found, strict=True):
+                scaled = {key: value * row.scale for key, value in merged.items()}
+                scores = dict(zip(asked, self.score(scaled, asked), strict=True))
+                matrix.append([scores.get(each) for each in order])
+        return found
 
     def references(self) -> Iterator[Run]:
-        """Base, experts on their own tasks, the best single expert, joint training."""
-        names, base = self._shop.names, self._shop.base
-        zero = {key: value * 0 for key, value in base.items()}
-        yield self._single("base", self.score(zero, names))
-        every = {name: self.score(self.deltas[name], names) for name in names}
-        yield self._single("experts", [every[name][place] for place, name in enumerate(names)])
-        yield self._single("best single expert", max(every.values(), key=sum))
+        """Base, experts on their own tasks, the best single expert."""
+        names, base = self.names, self._shop.base
+        keys = [self._key(name, 1.0, names, False, False) for name in REFERENCES]
+        if not all(key in self._memory for key in keys):
+            zero = {key: value * 0 for key, value in base.items()}
+            every = {name: self.score(self.deltas[name], names) for name in names}
+            lines = [
+                self.score(zero, names),
+                [every[name][place] for place, name in enumerate(names)],
+                max(every.values(), key=sum),
+            ]
+            self._put(keys, [[list(line)] for line in lines])
+        for name, key in zip(REFERENCES, keys, strict=True):
+            yield Run(name, self._seed, 0, names, self._memory[key], None)
 
     def joint(self) -> Run:
         """One model trained on all tasks together, with as many steps for each."""
         model = self._shop.expert(self._shop.names, self._seed)
         deltas = {key: model[key] - self._shop.base[key] for key in model}
-        return self._single("joint training", self.score(deltas, self._shop.names))
+        scores = self.score(deltas, self._shop.names)
+        return Run("joint training", self._seed, 0, self._shop.names, [list(scores)], None)
 
     def sequential(self, order: Sequence[str], place: int) -> Run:
         """One model fine-tuned on one task after the other, not merged."""
@@ -130,10 +162,21 @@ class Course:
             deltas = {key: model[key] - self._shop.base[key] for key in model}
             seen = self.score(deltas, order[:count])
             matrix.append([*seen, *[None] * (len(order) - count)])
-        known = [[value or 0.0 for value in line] for line in matrix]
-        return Run(
-            "sequential fine-tuning", self._seed, place, order, matrix, backward_transfer(known)
-        )
+        return Run("sequential fine-tuning", self._seed, place, order, matrix, _transfer(matrix))
 
-    def _single(self, name: str, scores: Sequence[float]) -> Run:
-        return Run(name, self._seed, 0, self._shop.names, [list(scores)], None)
+    def _key(
+        self, unscaled: str, scale: float, order: Sequence[str], steps: bool, whole: bool
+    ) -> str:
+        depth = "whole" if whole else "steps" if steps else "last"
+        return f"{self._seed} {unscaled} x {scale:g} on {' '.join(order)}: {depth}"
+
+    def _put(self, keys: Sequence[str], matrices: Sequence[Matrix]) -> None:
+        for key, matrix in zip(keys, matrices, strict=True):
+            self._memory[key] = matrix
+
+
+def _transfer(matrix: Matrix) -> float | None:
+    """None where only the last contribution was followed by a score."""
+    if len(matrix) < 2:
+        return None
+    return backward_transfer([[value or 0.0 for value in line] for line in matrix])

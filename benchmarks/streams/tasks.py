@@ -59,7 +59,6 @@ STREAMS: Mapping[str, Mapping[str, Part]] = {
         "fashion-high": Part("fashion_mnist", 5),
         "mnist-low": Part("mnist", 0, 5),
         "mnist-high": Part("mnist", 5),
-        "omniglot-1": Part("omniglot_small", 0, 60),
         "omniglot-2": Part("omniglot_small", 60, 120),
         "omniglot-3": Part("omniglot_small", 120, 180),
         "signs-low": Part("sign_digits", 0, 5),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 SIDE = 28
-WIDTH, DEPTH, HEADS = 128, 4, 4
+WIDTH, DEPTH, HEADS = 96, 3, 4
 SHARPNESS = 16.0
 PRETRAIN_PACK = "cifar10_25k"
 
@@ -122,10 +122,9 @@ def pretrain(data: Path, steps: int, batch: int = 64, rate: float = 1e-3) -> tup
         part = min((step + 1) / rising, (steps - step) / (steps - rising))
         optimiser.param_groups[0]["lr"] = rate * part
         rows = torch.randint(len(labels), (batch,))
-        with torch.autocast("cpu", torch.bfloat16):
-            pooled = model.upper(model.lower(_varied(images[rows])))
-            logits = SHARPNESS * functional.linear(pooled, functional.normalize(head.weight, dim=1))
-        loss = functional.cross_entropy(logits.float(), labels[rows])
+        pooled = model.upper(model.lower(_varied(images[rows])))
+        logits = SHARPNESS * functional.linear(pooled, functional.normalize(head.weight, dim=1))
+        loss = functional.cross_entropy(logits, labels[rows])
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(tuned, 1.0)
