@@ -55,6 +55,7 @@ trainer = "trainer:Digits"
 # [base.options]          # keyword arguments of the trainer
 
 [merge]                   # with neighbours, after each round
+# mode = "rounds"         # or "continual": into a stream of the node's own
 # method = "mean"
 # policy = "wait"         # for a neighbour that is late; or "deadline": go on without it
 # deadline_s = 60.0

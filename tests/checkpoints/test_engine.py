@@ -23,7 +23,7 @@ from weft.checkpoints.writer import SafetensorsWriter, write_checkpoint
 from weft.merging.blocks import Block, combined, in_proportion, merge_block
 from weft.merging.errors import CannotMerge, NonFinite, OutOfBound
 from weft.merging.layers import layers
-from weft.merging.method import Combination, Extent, Facts, Joint, Method
+from weft.merging.method import Combination, Extent, Facts, Joint, Method, Sequential
 from weft.merging.methods.ema import Ema
 from weft.merging.methods.mean import Mean
 from weft.merging.methods.task_arithmetic import TaskArithmetic
@@ -135,6 +135,24 @@ def reference(
     weights: Sequence[float],
 ) -> dict[str, Tensor]:
     """Base plus merged task vector from whole tensors and facts of whole models, float64."""
+    merged = task_vectors(method, base, models, weights)
+    factor = 1.0
+    if isinstance(method, Sequential) and method.keeps_mean_norm:
+        total = torch.cat([each.reshape(-1) for each in merged.values()]).norm()
+        deltas = [[each[n].double() - base[n].double() for n in merged] for each in models]
+        norms = [torch.cat([part.reshape(-1) for part in delta]).norm() for delta in deltas]
+        pairs = zip(norms, weights, strict=True)
+        factor = float(sum(weight * norm for norm, weight in pairs) / len(norms) / total)
+    return {name: base[name].double() + factor * each for name, each in merged.items()}
+
+
+def task_vectors(
+    method: Method,
+    base: Mapping[str, Tensor],
+    models: Sequence[Mapping[str, Tensor]],
+    weights: Sequence[float],
+) -> dict[str, Tensor]:
+    """Merged, before the whole model is brought to any norm."""
     names = ("bn.weight", "fc.weight", "scale")
     deltas = [{n: each[n].double() - base[n].double() for n in names} for each in models]
     whole = [torch.cat([each[n].reshape(-1) for n in names]) for each in deltas]
@@ -158,9 +176,9 @@ def reference(
         if isinstance(method, Combination) and method.span is Extent.MODEL:
             gram = torch.stack(whole) @ torch.stack(whole).T
             weighted = combined(method, gram, facts)
-            results[name] = origin + merge_block(TaskArithmetic(scale=1.0), block, mine, weighted)
+            results[name] = merge_block(TaskArithmetic(scale=1.0), block, mine, weighted)
         else:
-            results[name] = origin + merge_block(method, block, mine, facts)
+            results[name] = merge_block(method, block, mine, facts)
     return results
 
 
