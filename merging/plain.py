@@ -47,7 +47,8 @@ class _Plain(Field):
         self.require_member(cell, other, where)
 
     def value(self, cell: Cell) -> Tensor:
-        return cell.values
+        # Methods finish in place, and a state may be finished more than once.
+        return cell.values.clone()
 
 
 @dataclass(frozen=True, slots=True)

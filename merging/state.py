@@ -66,7 +66,7 @@ class State:
         self._combine(other._cells, where)
 
     def values(self) -> dict[str, Tensor]:
-        """What the state stands for: new tensors, but for plain fields."""
+        """What the state stands for: new tensors."""
         self._settle()
         return {name: field.value(self._cells[name]) for name, field in self._fields.items()}
 

@@ -2,13 +2,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.merging.sketches import Consensus
+from tests.merging.sketches import REGISTRY, Consensus
+from tests.merging.whole import facts_of
 from weft.merging.errors import CannotMerge, CorruptState, NotRemovable
 from weft.merging.folding import FoldState
-from weft.merging.method import Facts
+from weft.merging.method import Facts, Fold
 from weft.merging.methods.magmax import MagMax
 from weft.merging.methods.mean import Mean
 from weft.merging.methods.task_arithmetic import TaskArithmetic
+from weft.merging.precision import Precision
 
 
 def doubles(*values: float) -> Tensor:
@@ -113,3 +115,16 @@ def test_the_block_is_not_modified() -> None:
     state.finish().zero_()
     assert block.tolist() == [1.0, 2.0]
     assert state.finish().tolist() == pytest.approx([0.3, 0.6])
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("name", ["mean", "ties", "task_arithmetic", "magmax", "varm"])
+def test_a_state_may_be_finished_more_than_once(name: str, precision: Precision) -> None:
+    method = REGISTRY.create(name)
+    assert isinstance(method, Fold)
+    state = FoldState.zero(method, "w", (5,), precision=precision)
+    deltas = [torch.arange(5.0, dtype=torch.float64) - seed for seed in (1, 2, 3)]
+    for delta, facts in zip(deltas, facts_of(deltas, [1.0, 1.0, 1.0], method), strict=True):
+        state.add(delta.to(precision.dtype), facts)
+    first = state.finish().clone()
+    assert torch.equal(state.finish(), first)
