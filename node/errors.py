@@ -55,6 +55,10 @@ class JournalFull(Exhausted):
     """The disk has no room for a journal entry."""
 
 
+class JournalBusy(Unavailable):
+    """Another process held the journal's file for too long; nothing was read or added."""
+
+
 class BadBatch(TrainingFailed):
     """The trainer's calibration data cannot be used."""
 

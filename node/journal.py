@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from weft.node.errors import BadEntry, JournalClosed, JournalCorrupt
 from weft.node.journal_file import (
@@ -35,6 +35,9 @@ from weft.node.journal_file import (
     marker_of,
     verified,
 )
+
+BUSY_S: Final = 30.0
+"""How long a call waits while another process reads or writes the file."""
 
 _INSERT = "INSERT INTO entries (seq, kind, data, digest) VALUES (?, ?, ?, ?)"
 
@@ -122,6 +125,7 @@ class Journal:
             OtherJournal: begun for another run, node or format; names both.
             JournalCorrupt: lost, cut short or changed; nothing is touched.
             JournalFull: no room to begin it.
+            JournalBusy: another process held it for too long; trying again may work.
         """
         began = marker_of(path)
         if began.exists() and (not path.exists() or path.stat().st_size == 0):
@@ -150,6 +154,7 @@ class Journal:
         Raises:
             BadEntry: not JSON.
             JournalFull: no room; nothing was added, trying again may work.
+            JournalBusy: another process held the file for too long; the same.
             JournalCorrupt: the disk failed, or a second writer is at work; this
                 journal takes no more entries, for none could be trusted.
         """
@@ -168,12 +173,18 @@ class Journal:
             return seq
 
     def entries(self) -> list[Record]:
-        """All entries, oldest first, as they were checked when the journal was opened."""
+        """All entries, oldest first: those checked when it was opened, and those added here.
+
+        What another process has added since is not among them.
+
+        Raises:
+            JournalBusy: another process held the file for too long; trying again may work.
+        """
         with self._lock:
             self._require_open()
-            query = "SELECT seq, kind, data FROM entries ORDER BY seq"
+            query = "SELECT seq, kind, data FROM entries WHERE seq <= ? ORDER BY seq"
             try:
-                rows = self._database.execute(query).fetchall()
+                rows = self._database.execute(query, (self._count,)).fetchall()
             except sqlite3.Error as error:
                 raise failed(self._path, error) from error
             return [Record(seq, kind, json.loads(data)) for seq, kind, data in rows]
@@ -217,7 +228,7 @@ class Journal:
 def _connect(path: Path) -> sqlite3.Connection:
     try:
         # Used under one lock, from whichever thread the caller appends in.
-        return sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
+        return sqlite3.connect(path, isolation_level=None, timeout=BUSY_S, check_same_thread=False)
     except sqlite3.Error as error:
         raise failed(path, error) from error
 

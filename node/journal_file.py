@@ -12,10 +12,13 @@ from typing import Final
 
 from blake3 import blake3
 
-from weft.node.errors import JournalCorrupt, JournalFull, OtherJournal
+from weft.node.errors import JournalBusy, JournalCorrupt, JournalFull, OtherJournal
 
 FORMAT: Final = 1
 """Changes whenever an older weft could not read the file."""
+
+_BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+"""Primary codes: the lower byte of whichever extended one SQLite gives."""
 
 _SCHEMA: Final = (
     "CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -49,7 +52,22 @@ def begin(database: sqlite3.Connection, identity: Mapping[str, str]) -> None:
 def verified(
     path: Path, database: sqlite3.Connection, identity: Mapping[str, str]
 ) -> tuple[str, int]:
-    """Follow the chain of digests from the identity to the head; returns its end."""
+    """Follow the chain of digests from the identity to the head; returns its end.
+
+    All of it is read in one transaction: what another process appends meanwhile is seen
+    whole or not at all.
+    """
+    database.execute("BEGIN")
+    try:
+        return _end_of_chain(path, database, identity)
+    finally:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+
+
+def _end_of_chain(
+    path: Path, database: sqlite3.Connection, identity: Mapping[str, str]
+) -> tuple[str, int]:
     about = dict(database.execute("SELECT key, value FROM about").fetchall())
     if set(about) != {"format", "identity", "head"}:
         raise corrupt(path, f"it says {list(about)} about itself")
@@ -116,10 +134,15 @@ def mark(marker: Path) -> None:
         os.close(folder)
 
 
-def failed(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> JournalCorrupt | JournalFull:
+def failed(
+    path: Path, error: sqlite3.Error | UnicodeDecodeError
+) -> JournalCorrupt | JournalFull | JournalBusy:
     """Our error for one of SQLite's."""
-    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code == sqlite3.SQLITE_FULL:
         return JournalFull(f"no room on disk for journal {path}; free some, the node then goes on")
+    if code is not None and code & 0xFF in _BUSY:
+        return JournalBusy(f"journal {path} is busy with another process; try again")
     return corrupt(path, str(error))
 
 

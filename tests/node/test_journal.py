@@ -14,8 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from weft.errors import Unavailable
+from weft.node import journal as journal_module
+from weft.node import journal_file
 from weft.node.errors import (
     BadEntry,
+    JournalBusy,
     JournalClosed,
     JournalCorrupt,
     JournalFull,
@@ -168,6 +172,94 @@ def test_a_full_disk_adds_nothing_and_may_be_tried_again(tmp_path: Path) -> None
         assert len(journal.entries()) == len(written) + 1
 
 
+# -- beside another process --------------------------------------------------
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "BUSY_S", 0.05)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_append_while_another_verifies_is_seen_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = filled(tmp_path / "j")
+    check, busy = journal_file._require_format, 0
+    with Journal.open(tmp_path / "j", identity=IDENTITY) as writer:
+
+        def appending(path: Path, found: str) -> None:
+            """Between what the journal says about itself and its entries."""
+            nonlocal busy
+            check(path, found)
+            try:
+                writer.append("n", {})
+            except Unavailable:
+                busy += 1
+
+        monkeypatch.setattr(journal_file, "_require_format", appending)
+        with Journal.open(tmp_path / "j", identity=IDENTITY) as reader:
+            assert busy == 1
+            assert writer.append("n", {}) == len(written) + 1
+            assert reader.entries() == written
+
+
+def test_a_reader_may_look_while_a_writer_works(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    child = subprocess.Popen(
+        [sys.executable, "-c", APPENDER, str(path), "0.003"], stdout=subprocess.PIPE
+    )
+    assert child.stdout is not None
+    child.stdout.readline()
+    try:
+        for _ in range(50):
+            with Journal.open(path, identity=IDENTITY) as journal:
+                numbers = [record.data["n"] for record in journal.entries()]
+            assert numbers == list(range(1, len(numbers) + 1))
+    finally:
+        died = child.poll()
+        child.kill()
+        child.communicate()
+    assert died is None
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_reader_that_stays_makes_an_append_wait_and_does_not_end_the_writer(
+    tmp_path: Path,
+) -> None:
+    written = filled(tmp_path / "j")
+    looking = sqlite3.connect(tmp_path / "j", isolation_level=None)
+    with Journal.open(tmp_path / "j", identity=IDENTITY) as journal:
+        cursor = looking.execute("SELECT seq FROM entries")
+        cursor.fetchone()
+        for _ in range(2):
+            with pytest.raises(JournalBusy, match="busy with another process; try again"):
+                journal.append("n", {})
+        assert journal.entries() == written
+        cursor.close()
+        looking.close()
+        assert journal.append("n", {}) == len(written) + 1
+    with Journal.open(tmp_path / "j", identity=IDENTITY) as journal:
+        assert len(journal.entries()) == len(written) + 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_journal_that_another_process_has_locked_is_busy_and_not_corrupt(tmp_path: Path) -> None:
+    written = filled(tmp_path / "j")
+    other = sqlite3.connect(tmp_path / "j", isolation_level=None)
+    with Journal.open(tmp_path / "j", identity=IDENTITY) as journal:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(JournalBusy, match="try again"):
+            Journal.open(tmp_path / "j", identity=IDENTITY)
+        with pytest.raises(JournalBusy, match="try again"):
+            journal.append("n", {})
+        with pytest.raises(JournalBusy, match="try again"):
+            journal.entries()
+        other.close()
+        assert journal.entries() == written
+        assert journal.append("n", {}) == len(written) + 1
+
+
 # -- damage ------------------------------------------------------------------
 
 
@@ -252,7 +344,7 @@ def test_a_journal_that_died_while_it_was_begun_can_be_begun_again(tmp_path: Pat
 # -- kills -------------------------------------------------------------------
 
 APPENDER = """
-import os, sys
+import os, sys, time
 from pathlib import Path
 from weft.node.journal import Journal
 assert "torch" not in sys.modules
@@ -262,13 +354,14 @@ while True:
     number += 1
     assert journal.append("n", {"n": number, "pad": "x" * (number * 37 % 3000)}) == number
     os.write(1, b"%d\\n" % number)
+    time.sleep(float(sys.argv[2]))
 """
 
 
 def killed_after(path: Path, delay_s: float) -> int:
     """Let a child append, kill it; returns the last number that it acknowledged."""
     child = subprocess.Popen(
-        [sys.executable, "-c", APPENDER, str(path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", APPENDER, str(path), "0"], stdout=subprocess.PIPE, text=True
     )
     assert child.stdout is not None
     first = child.stdout.readline()
