@@ -267,7 +267,7 @@ def _say_what_became(stream: "Stream", receipt: "Receipt") -> None:
         hint = "" if each.status is Status.ABSORBED else "; --again takes it anew"
         came = f"the same content came before as contribution {each.seq}"
         note(f"{each.name}: {came}: {each.status}{hint}")
-    if each.status is Status.SET_ASIDE and not receipt.known:
+    if each.status is Status.SET_ASIDE:
         raise Unfit(f"{each.name}: set aside: {each.reason}")
     for warning in stream.queue.generation.warnings:
         note(f"warning: {warning}")

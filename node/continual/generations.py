@@ -21,11 +21,11 @@ from weft.merging.mean_norm import factor_to, mean_norm
 from weft.merging.method import Sequential
 from weft.merging.streaming import removes_exactly
 from weft.node.continual.arrival import Arrival, norm_and_overlap
-from weft.node.continual.errors import NotKept, Unfit
+from weft.node.continual.errors import NotKept, StreamCorrupt, Unfit
 from weft.node.continual.gate import score
 from weft.node.continual.parts import Parts
 from weft.node.continual.queue import Advance
-from weft.node.continual.records import Cause, Contribution, Generation, spans_of
+from weft.node.continual.records import Cause, Contribution, Generation, beyond, spans_of
 from weft.node.continual.scales import TRIED
 from weft.node.continual.states import MergedState, Step
 
@@ -61,20 +61,26 @@ class Generations:
             spans=spans_of(due.members),
             at=at,
         )
-        if self._parts.spec.gate:
+        if due.back_to is not None:
+            past = self._queue.past(due.back_to)
+            return replace(self._with_head(made, past.scale), score=past.score)
+        if self._parts.spec.gate and due.cause is not Cause.REVOKED:
             return self._past_the_gate(made, due)
         scale = self._parts.spec.scale
-        return self._with_head(made, 1.0 if scale == "auto" else float(scale))
+        if scale == "auto":
+            # Chosen by the gate when something came in last; without one there is no choice.
+            scale = self._queue.generation.scale
+        return self._with_head(made, float(scale))
 
     def moves(self, members: Sequence[int]) -> list[Move]:
         """Who goes out of the newest state and who comes in; everybody, for a replay."""
-        before = self._queue.generation.members
-        gone = [seq for seq in before if seq not in members]
+        before, after = self._queue.generation.spans, spans_of(members)
+        gone = list(beyond(before, after))
         if gone and not removes_exactly(self._parts.method, self._parts.spec.precision):
             return [(seq, True) for seq in members]
         return [
             *((seq, False) for seq in gone),
-            *((seq, True) for seq in members if seq not in before),
+            *((seq, True) for seq in beyond(after, before)),
         ]
 
     def require_kept(self, moves: Sequence[Move], what: str) -> None:
@@ -136,20 +142,28 @@ class Generations:
         for start in range(0, len(moves), AT_ONCE):
             with ExitStack() as stack:
                 steps: list[Step] = [
-                    (self._arrival(self._queue.contribution(seq), stack), comes)
+                    (self._arrival(self._queue.contribution(seq), due, stack), comes)
                     for seq, comes in moves[start : start + AT_ONCE]
                 ]
-                state = self._parts.states.advance(state, steps, norms)
+                before, state = state, self._parts.states.advance(state, steps, norms)
+            if start and before != state:
+                self._parts.store.remove(before)  # only a stage on the way; nobody pins it
         return state
 
     def _has_state(self, number: int) -> bool:
         state = self._queue.past(number).state
         return not state or self._parts.store.has(state)
 
-    def _arrival(self, each: Contribution, stack: ExitStack) -> Arrival:
+    def _arrival(self, each: Contribution, due: Advance, stack: ExitStack) -> Arrival:
         for verdict in self._parts.store.verify([each.digest]):
             if verdict.fault:
-                raise Unfit(f"{each.name}: {verdict.fault}")
+                # A newcomer is not set aside for what has become of another one.
+                comes_in = due.cause in (Cause.ABSORBED, Cause.REPLACED)
+                others = comes_in and each.seq != due.contribution
+                raise (StreamCorrupt if others else Unfit)(
+                    f"contribution {each.seq}, {each.name}: {verdict.fault}"
+                    + ("; it is needed again: revoke it, or restore the store" if others else "")
+                )
         return Arrival(
             name=f"{each.seq:09}",
             reader=stack.enter_context(self._parts.kept.open(each)),

@@ -18,6 +18,10 @@ def tidy(parts: Parts, base: str) -> None:
     kept = queue.generations[-parts.spec.retain - 1 :]
     wanted = {(each.state, "state") for each in kept if each.state}
     wanted |= {(c.digest, owner_of(c)) for c in queue.contributions if _keeps(parts.spec.keep, c)}
+    if parts.spec.keep is not Keep.NONE:
+        # Whoever goes back to one of these generations must be able to go on from there.
+        within = map(queue.contribution, {seq for each in kept for seq in each.members})
+        wanted |= {(c.digest, owner_of(c)) for c in within if c.status is not Status.REVOKED}
     wanted.add((base, BASE))
     held = set(store.pins())
     for digest, owner in wanted - held:

@@ -16,6 +16,7 @@ from weft.checkpoints.adapter_config import CONFIG_NAME, MAX_CONFIG_BYTES
 from weft.checkpoints.adapters import TENSORS_NAME, AdapterReader
 from weft.checkpoints.artifacts import ArtifactSink, open_contribution, put_delta
 from weft.checkpoints.blocks import RangeReader
+from weft.checkpoints.delta_folders import read_manifest
 from weft.checkpoints.deltas import DeltaReader
 from weft.checkpoints.disk import read_whole
 from weft.checkpoints.inputs import Format, format_of, open_input
@@ -61,8 +62,18 @@ class KeptContributions:
         if format_of(path) is Format.ADAPTER and head is None:
             with open_input(path, self._base):
                 return self._put_adapter(path), Form.ADAPTER
-        with open_input(path, head or self._base, base_digest=self._base_digest) as reader:
+        under, digest = self._under(path, head)
+        with open_input(path, under, base_digest=digest) as reader:
             return self.put_model(reader, str(path), head)
+
+    def _under(self, path: Path, head: RangeReader | None) -> tuple[RangeReader, str | None]:
+        """What lies at a path makes a model of this: a delta says what it is against."""
+        if head is None:
+            return self._base, self._base_digest
+        of_base = format_of(path) is Format.DELTA and (
+            read_manifest(path).against == self._base_digest
+        )
+        return (self._base, self._base_digest) if of_base else (head, None)
 
     def put_model(
         self, reader: TensorReader, where: str, head: RangeReader | None = None

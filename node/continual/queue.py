@@ -22,7 +22,14 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Final, TypeAlias
 
 from weft.node.continual.errors import NoSuchContribution, NoSuchGeneration
-from weft.node.continual.records import Cause, Contribution, Form, Generation, Status
+from weft.node.continual.records import (
+    Cause,
+    Contribution,
+    Form,
+    Generation,
+    Status,
+    beyond,
+)
 
 Entry: TypeAlias = Mapping[str, object]
 
@@ -144,6 +151,12 @@ class Queue:
         same = (each for each in reversed(self._contributions.values()) if each.source == source)
         return next(same, None)
 
+    def of_round(self, digest: str, lineage: str, step: int) -> Contribution | None:
+        """The newest contribution of that content, of that step of that run."""
+        same = (c for c in self._contributions.values() if c.digest == digest)
+        found = [each for each in same if (each.lineage, each.step) == (lineage, step)]
+        return found[-1] if found else None
+
     def past(self, number: int) -> Generation:
         """The generation of that number.
 
@@ -201,19 +214,17 @@ class Queue:
         self._change(seq, status=Status.SET_ASIDE, reason=reason)
 
     def _advance(self, made: Generation, data: Entry) -> None:
-        before = self._generations[-1].members if self._generations else ()
+        before = self._generations[-1].spans if self._generations else ()
         self._generations.append(made)
         gone = {
             Cause.REVOKED: Status.REVOKED,
             Cause.REPLACED: Status.REPLACED,
             Cause.ROLLED_BACK: Status.ROLLED_BACK,
         }
-        for seq in before:
-            if seq not in made.members:
-                self._change(seq, status=gone[made.cause])
-        for seq in made.members:
-            if seq not in before:
-                self._change(seq, status=Status.ABSORBED, generation=made.number)
+        for seq in beyond(before, made.spans):
+            self._change(seq, status=gone[made.cause])
+        for seq in beyond(made.spans, before):
+            self._change(seq, status=Status.ABSORBED, generation=made.number)
         if made.cause is Cause.REVOKED and made.contribution is not None:
             self._change(made.contribution, status=Status.REVOKED)
         if made.cause is Cause.ABSORBED or made.cause is Cause.REPLACED:

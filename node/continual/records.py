@@ -1,6 +1,6 @@
 """What a stream knows of its contributions and generations."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -137,3 +137,19 @@ def spans_of(members: Iterable[int]) -> tuple[tuple[int, int], ...]:
         else:
             spans.append((seq, seq))
     return tuple(spans)
+
+
+def beyond(spans: Iterable[tuple[int, int]], others: Iterable[tuple[int, int]]) -> Iterator[int]:
+    """The numbers in some spans that are in none of the others; both ascending.
+
+    Takes as long as there are spans and answers, however long the spans are.
+    """
+    rest = list(others)
+    for first, last in spans:
+        start = first
+        for low, high in rest:
+            if high < start or low > last:
+                continue
+            yield from range(start, low)
+            start = max(start, high + 1)
+        yield from range(start, last + 1)

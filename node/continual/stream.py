@@ -164,9 +164,19 @@ class Stream:
             check()
         return self.take(stored, again=again)
 
-    def take(self, offered: Contribution, *, again: bool = False) -> Receipt:
-        """Take a contribution whose artifact is in the store already; see `offer`."""
+    def take(
+        self, offered: Contribution, *, again: bool = False, distinct: bool = False
+    ) -> Receipt:
+        """Take a contribution whose artifact is in the store already; see `offer`.
+
+        Args:
+            offered: with the artifact's digest and form.
+            again: see `offer`.
+            distinct: equal content is only known if it is the same step of the same run.
+        """
         known = self.queue.of_digest(offered.digest)
+        if distinct:
+            known = self.queue.of_round(offered.digest, offered.lineage, offered.step)
         if known is not None and (not again or known.status in (Status.WAITING, Status.ABSORBED)):
             return Receipt(known, known=True)
         self._require_base()
@@ -221,9 +231,16 @@ class Stream:
 
         Raises:
             NoSuchGeneration: there is none.
-            NotKept: its state is gone, and what is needed to make it again was not kept.
+            NotKept: it holds what was revoked since; or its state is gone, and what is needed
+                to make it again was not kept.
         """
         past = self.queue.past(number)
+        for seq in past.members:
+            if self.queue.contribution(seq).status is Status.REVOKED:
+                raise NotKept(
+                    f"generation {number} holds contribution {seq}, which was revoked since;"
+                    " nothing has changed"
+                )
         if past.state and not self.parts.store.has(past.state):
             moves = self._generations.moves(past.members)
             self._generations.require_kept(moves, f"generation {number} cannot be made again")
@@ -280,10 +297,10 @@ class Stream:
 
     def _advance(self, due: Advance) -> Generation:
         self._require_base()
+        self._settled = False  # whatever comes of it, something is left that nobody needs
         made = self._generations.make(due, self._clock())
         overlap = self._generations.overlap(due)
         self._write(ADVANCED, {**asdict(made), "overlap": overlap})
-        self._settled = False
         self._settle()
         log.info("generation", number=made.number, cause=due.cause, about=due.contribution)
         return made

@@ -751,3 +751,95 @@ def test_names(models: Path, home: Path) -> None:
         assert stream.queue.find("mine") == one
         assert stream.queue.find(one.digest[:12]) == one
         assert replace(one, norm=None).name == "mine"
+
+
+@pytest.mark.parametrize("form", ["model", "lossless", "raw"])
+def test_what_started_from_a_head_is_against_it_however_it_is_sent(form: str, home: Path) -> None:
+    folder = plain_stream(home)
+    with Stream(folder) as stream:
+        offer(stream, home, 1.0)
+        path = save(home / "tuned", plain(w=3.0))
+        if form != "model":
+            with open_checkpoint(home / "models" / "base") as base, open_checkpoint(path) as tuned:
+                write_delta(home / "delta", tuned, base, model_digest(base), form)
+            path = home / "delta"
+        stream.offer(path, started_from=1)
+        # Six elements that are two further than the head's.
+        assert stream.queue.contribution(2).norm == pytest.approx(2 * 6**0.5)
+
+
+def test_a_rollback_over_a_replacement_goes_on(home: Path) -> None:
+    with Stream(plain_stream(home)) as stream:
+        offer(stream, home, 1.0, lineage="run", step=1)
+        offer(stream, home, 2.0, lineage="run", step=2)
+        stream.rollback(1)
+        offer(stream, home, 3.0, lineage="run", step=3)
+        assert [each.status for each in stream.queue.contributions] == [
+            Status.REPLACED,
+            Status.ROLLED_BACK,
+            Status.ABSORBED,
+        ]
+
+
+def test_a_rollback_that_is_undone_can_be_gone_on_from(home: Path) -> None:
+    folder = plain_stream(home, "opcm")
+    with Stream(folder) as stream:
+        for value in (1.0, 2.0, 3.0):
+            offer(stream, home, value)
+        before = stream.queue.generation
+        stream.rollback(1)
+        stream.rollback(3)
+        assert stream.queue.generation.head == before.head
+        stream.revoke(1)
+        assert stream.queue.generation.members == (2, 3)
+
+
+def test_there_is_no_way_back_to_what_was_revoked(home: Path) -> None:
+    with Stream(plain_stream(home)) as stream:
+        offer(stream, home, 1.0)
+        offer(stream, home, 2.0)
+        stream.revoke(1)
+        with pytest.raises(NotKept, match="generation 2 holds contribution 1"):
+            stream.rollback(2)
+        assert stream.rollback(0).number == 4
+
+
+def test_a_rollback_asks_no_gate_and_gives_the_head_that_was(home: Path) -> None:
+    scores = home / "scores"
+    scores.write_text("1 2 3 4 0 4 3 2 1")
+    code = (
+        f"import pathlib; p = pathlib.Path({str(scores)!r}); w = p.read_text().split();"
+        " print(w[0]); p.write_text(' '.join(w[1:]))"
+    )
+    gate = f'{sys.executable} -c "{code}" {{checkpoint}}'
+    with Stream(plain_stream(home, scale="auto", gate=gate, gate_bound=100.0)) as stream:
+        offer(stream, home, 1.0)
+        first = stream.queue.generation
+        offer(stream, home, 2.0)
+        assert stream.queue.generation.scale != first.scale
+        stream.rollback(1)
+        assert (stream.queue.generation.head, stream.queue.generation.scale) == (
+            first.head,
+            first.scale,
+        )
+
+
+def test_a_rotten_member_is_not_the_newcomers_fault(home: Path) -> None:
+    folder = plain_stream(home, "magmax")
+    with Stream(folder) as stream:
+        offer(stream, home, 1.0)
+        offer(stream, home, 2.0, lineage="run", step=1)
+        path = stream.parts.store.payload_path(stream.queue.contribution(1).digest)
+        path.chmod(0o644)
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+        save(home / "next", plain(w=3.0))
+        stream.offer(home / "next", lineage="run", step=2)
+        with pytest.raises(StreamCorrupt, match="contribution 1"):
+            stream.drain()
+        assert stream.queue.contribution(3).status is Status.WAITING
+        assert stream.parts.store.has(stream.queue.contribution(3).digest)
+        stream.revoke(1)
+        stream.drain()
+        assert stream.queue.generation.members == (3,)
