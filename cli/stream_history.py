@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.text import Text
 
     from weft.node.continual.queue import Queue
 
@@ -27,13 +28,13 @@ def table(queue: "Queue") -> "Group":
         lineage = f" ({each.lineage} {each.step})" if each.lineage else ""
         came.add_row(
             str(each.seq),
-            f"{each.name}{lineage}",
+            _told(f"{each.name}{lineage}"),
             each.status.value,
             _number(each.norm),
             _number(each.overlap),
             _when(each.at),
             each.digest[:8],
-            each.reason,
+            _told(each.reason),
         )
     made = Table(title="generations", title_justify="left", box=None)
     for column in ("number", "cause", "about", "contributions", "norm", "score", "at", "digest"):
@@ -82,6 +83,13 @@ def drawn(queue: "Queue", path: Path) -> None:
         figure.savefig(path)
     except ValueError as error:
         raise InvalidInput(f"--plot {path}: {error}") from error
+
+
+def _told(text: str) -> "Text":
+    """What others named, as it is: no markup, and nothing that a terminal would obey."""
+    from rich.text import Text
+
+    return Text("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
 
 
 def _number(value: float | None) -> str:
