@@ -18,18 +18,18 @@ def contribution_message(each: Contribution) -> pb.Contribution:
     """A contribution as it travels."""
     return pb.Contribution(
         seq=each.seq,
-        name=each.name,
+        name=_text(each.name),
         digest=each.digest,
         form=each.form.value,
         weight=each.weight,
-        lineage=each.lineage,
+        lineage=_text(each.lineage),
         step=each.step,
         started_from=each.started_from,
         norm=each.norm,
         overlap=each.overlap,
         at=each.at,
         status=each.status.value,
-        reason=public(each.reason),
+        reason=_text(public(each.reason)),
         generation=each.generation,
     )
 
@@ -46,8 +46,13 @@ def generation_message(each: Generation) -> pb.Generation:
         scale=each.scale,
         score=each.score,
         at=each.at,
-        warnings=each.warnings,
+        warnings=map(_text, each.warnings),
     )
+
+
+def _text(told: str) -> str:
+    """As UTF-8 can hold it: bytes of a file's name that are no text are escaped."""
+    return told.encode("utf-8", "backslashreplace").decode()
 
 
 def ranges_message(ranges: list[Range]) -> list[ChunkRange]:
