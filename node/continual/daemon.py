@@ -117,16 +117,17 @@ async def _assembled(
         endpoint = serve_metrics(metrics, config.metrics)
         stack.callback(endpoint.close)
         log.info("metrics", port=endpoint.port)
-    work = [keeper.work()]
+    others: list[Coroutine[Any, Any, None]] = []
     if config.listen:
-        work.append(await _listening(config, keeper, metrics, stack))
+        others.append(await _listening(config, keeper, metrics, stack))
     if config.watch is not None:
         watching = Watching(
             config.watch, keeper, settle_s=config.settle_s, rescan_s=config.rescan_s
         )
-        work.append(watching.run())
+        others.append(watching.run())
         log.info("watching", folder=str(config.watch))
-    return work
+    # Last: whoever cannot listen has not begun what nobody would wait for.
+    return [keeper.work(), *others]
 
 
 async def _listening(

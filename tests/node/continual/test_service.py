@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import errno
+import gc
 import json
 import random
 import sys
 import threading
+import warnings
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -45,6 +47,7 @@ from weft.node.continual.records import Generation, Status
 from weft.node.continual.spec import Keep
 from weft.node.continual.stream import Stream
 from weft.protocol.channel import ChannelPool, call, send, stream
+from weft.protocol.errors import BadCredentials
 from weft.protocol.pieces import pieces_of
 from weft.protocol.push import Patience as Trying
 from weft.protocol.push import Push, Target, settled
@@ -717,6 +720,24 @@ def test_what_is_served_to_nobody_is_refused(home: Path) -> None:
     ]:
         with pytest.raises(WeftError, match=why):
             StreamServerConfig(folder=home / "s", **fields)  # type: ignore[arg-type]
+
+
+async def test_with_credentials_that_cannot_be_used_nothing_is_left_unawaited(
+    home: Path, models: Path
+) -> None:
+    (home / "w").mkdir()
+    config = StreamServerConfig(
+        folder=begun(home / "s", models),
+        watch=home / "w",
+        listen="127.0.0.1:0",
+        credentials=home / "w",
+    )
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(BadCredentials):
+            await serve(config, stop=asyncio.Event())
+        gc.collect()
+    assert [str(each.message) for each in warned if "awaited" in str(each.message)] == []
 
 
 async def test_it_serves_and_watches_and_stops_when_told(
