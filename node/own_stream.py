@@ -5,8 +5,10 @@ contributions. Each node is a lineage of the stream and each round a step of it,
 node published last is in the head exactly once, and whoever is late stays with what came
 before. Blocks; call it in a thread.
 
-All of it may be cut short anywhere and done again: content that came is known, and a head
-is a function of what is in it and in which order.
+Equal content counts once for each node that published it, and again in each round.
+
+All of it may be cut short anywhere and done again: whose contribution to which round came
+is known, and a head is a function of what is in it and in which order.
 """
 
 import sys
@@ -94,8 +96,8 @@ class OwnStream:
             )
 
     def _take(self, stream: Stream, node: NodeId, chosen: Chosen) -> None:
-        digest = chosen.parents[node]
-        if stream.queue.of_digest(digest) is not None:
+        digest, source = chosen.parents[node], f"{node}@{chosen.round}"
+        if stream.queue.of_source(source) is not None:
             return  # before a kill
         self._copy(digest, stream.parts.store)
         offered = Contribution(
@@ -106,9 +108,10 @@ class OwnStream:
             lineage=node,
             step=chosen.round + 1,
             at=time.time(),
+            source=source,
         )
         with suppress(Unfit):  # set aside by now, and said in the log
-            stream.take(offered)
+            stream.take(offered, distinct=True)
 
     def _copy(self, digest: str, into: Store) -> None:
         """The same artifact in the stream's store; what a kill left of it is gone on with."""

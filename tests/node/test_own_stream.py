@@ -183,6 +183,42 @@ def test_a_round_that_is_done_again_changes_nothing(home: Path) -> None:
             assert stream.queue.generations == generations
 
 
+def alike(round: int, models: Mapping[NodeId, Digest]) -> Chosen:
+    """Who published what to a round, all of one weight."""
+    return Chosen(round=round, parents=dict(models), weights=dict.fromkeys(models, 1.0), missed={})
+
+
+def test_equal_content_counts_for_each_node_and_in_each_round(home: Path) -> None:
+    """The share of every content in the head, whoever published it and whenever before."""
+    bench = Bench(home)
+    models = {
+        name: tensors(seed, statistics=False)
+        for name, seed in zip("xyz", (51, 52, 53), strict=True)
+    }
+    digests: dict[str, Digest] = {}
+    for name, values in models.items():
+        write_checkpoint(home / f"{name}.safetensors", values, {})
+        digests[name] = bench.merging.publish(home / f"{name}.safetensors", {}, owner="test")
+    rounds: tuple[tuple[dict[NodeId, str], dict[str, int]], ...] = (
+        ({A: "x", B: "x", C: "y"}, {"x": 2, "y": 1}),
+        ({A: "z", B: "z"}, {"z": 2, "y": 1}),
+        ({A: "x"}, {"x": 1, "z": 1, "y": 1}),
+        ({A: "x", C: "x"}, {"x": 2, "z": 1}),
+    )
+    for round, (published, shares) in enumerate(rounds):
+        own = OwnStream(home / "stream", bench.store, bench.spec)
+        chosen = alike(round, {node: digests[name] for node, name in published.items()})
+        head, members = own.absorb(A, chosen)
+        assert own.absorb(A, chosen) == (head, members)
+        assert sorted(member.node for member in members) == [A, B, C]
+        assert {m.node: m.digest for m in members}.items() >= chosen.parents.items()
+        for name, tensor in bench.read(head).items():
+            mean = sum(count * models[of][name].double() for of, count in shares.items()) / 3
+            assert torch.allclose(tensor.double(), torch.as_tensor(mean), atol=1e-6)
+    with Stream(home / "stream") as stream:
+        assert len(stream.queue.contributions) == sum(len(published) for published, _ in rounds)
+
+
 class Killed(BaseException):
     """Nobody catches it."""
 
