@@ -16,7 +16,7 @@ import structlog
 import watchfiles
 
 from weft.checkpoints.errors import MissingCheckpoint, UnsupportedFile
-from weft.errors import Corrupt, Exhausted, InvalidInput, WeftError
+from weft.errors import Corrupt, Exhausted, InvalidInput, Unavailable, WeftError
 from weft.node.continual.errors import StillChanging, Unfit
 from weft.node.continual.keeper import Keeper
 from weft.node.continual.stream import Stream
@@ -149,7 +149,7 @@ class Watching:
 
         try:
             await self._keeper.ask(job)
-        except Exhausted as error:
+        except (Exhausted, Unavailable) as error:
             return self._later(each, error)
         return Verdict.TAKEN
 

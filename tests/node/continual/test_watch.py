@@ -26,6 +26,8 @@ from weft.node.continual.stream import Stream
 from weft.node.continual.watch import Found, Verdict, Watch
 from weft.node.continual.watch_folder import checkpoints_in, stamp_of, unwhole
 from weft.node.continual.watching import Watching
+from weft.node.errors import JournalBusy
+from weft.node.journal import Journal
 
 # -- the decision ---------------------------------------------------------------
 
@@ -353,6 +355,30 @@ async def test_a_full_disk_is_said_and_it_is_taken_once_there_is_room(
             assert keeper.trouble == "no room"
         (told,) = await shelf.settles()
         assert (told.status, keeper.trouble) == (Status.ABSORBED, "")
+
+
+@pytest.mark.parametrize("harm", [None, not_a_number, a_pickle])
+async def test_a_busy_journal_is_said_and_it_is_judged_once_it_is_free(
+    tmp_path: Path,
+    models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    harm: Callable[[Path], None] | None,
+) -> None:
+    def busy(self: Journal, kind: str, entry: object) -> int:
+        raise JournalBusy("busy")
+
+    async with kept(begun(tmp_path / "s", models)) as keeper:
+        shelf = Shelf(tmp_path / "w", keeper)
+        dropped = drop(models, "c1", shelf.folder / "a")
+        if harm is not None:
+            harm(dropped)
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "append", busy)
+            assert await shelf.settles() == []
+            assert keeper.trouble == "busy"
+        (told,) = await shelf.settles()
+        assert told.status is (Status.ABSORBED if harm is None else Status.SET_ASIDE)
+        assert keeper.trouble == ""
 
 
 @pytest.mark.parametrize("where", ["unwhole", "offer"])
