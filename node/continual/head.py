@@ -12,6 +12,7 @@ generations before it stay, so whoever opened the old one reads on.
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -33,6 +34,7 @@ from weft.node.continual.records import Generation
 BlocksOf = Callable[[TensorSpec], Iterable[Tensor]]
 GENERATION_KEY: Final = "weft_generation"
 ROOM: Final = 2**20
+GRACE_S: Final = 10.0
 CANDIDATE: Final = "candidate"
 
 
@@ -43,7 +45,12 @@ class HeadFolder:
         folder: made where it does not exist.
         schema: of the model.
         shard_bytes: the most bytes of tensors in one file.
+
+    Attributes:
+        grace_s: so long the files of a generation stay at least once it is not the newest.
     """
+
+    grace_s: float = GRACE_S
 
     def __init__(self, folder: Path, schema: Schema, shard_bytes: int) -> None:
         self.path = folder
@@ -117,12 +124,24 @@ class HeadFolder:
         return ShardedReader(self.path / _own_index(generation))
 
     def keep_only(self, generations: Iterable[int]) -> None:
-        """Remove the files of all other generations."""
-        kept = {_mark(number) for number in generations}
+        """Remove the files of all other generations, but for those that were the head just now.
+
+        A reader may have read the index and not yet opened the shards that it names.
+        """
+        kept = {_mark(number) for number in generations} | self._just_now()
         for name in os.listdir(self.path):
             mark = _mark_of(name)
             if mark and mark not in kept:
                 (self.path / name).unlink(missing_ok=True)
+
+    def _just_now(self) -> set[str]:
+        """Marks of generations whose successor was made within the grace, or not yet."""
+        made: dict[int, float] = {}
+        for path in self.path.glob(".g*.index.json"):
+            with suppress(FileNotFoundError):
+                made[int(_mark_of(path.name)[1:])] = path.stat().st_mtime
+        now = time.time()
+        return {_mark(number) for number in made if now - made.get(number + 1, now) < self.grace_s}
 
     @contextmanager
     def candidate(self, generation: int) -> Iterator[Path]:

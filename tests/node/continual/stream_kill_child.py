@@ -16,6 +16,7 @@ import torch
 from tests.checkpoints.forks import serve
 from tests.node.continual.streams import TINY_SHARD, begun, in_memory, save_tiny
 from weft.node.continual.files import STREAM
+from weft.node.continual.head import HeadFolder
 from weft.node.continual.records import Status
 from weft.node.continual.stream import Stream
 from weft.node.journal import Journal
@@ -27,6 +28,12 @@ UNSYNCED = "unsynced"
 """A file among the models that says that nothing is to be synced: a control."""
 
 ACKS = "acks"
+
+GRACE = "WEFT_TEST_GRACE_S"
+"""How long a head stays readable once it is not the newest: with none at all a process makes
+the same calls whenever it runs."""
+
+HeadFolder.grace_s = float(os.environ.get(GRACE, HeadFolder.grace_s))
 
 
 def contributions(models: Path) -> list[Path]:

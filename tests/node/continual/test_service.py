@@ -548,7 +548,7 @@ async def test_history_revoke_and_rollback(home: Path, models: Path, enrol: Enro
         assert [each.contribution.seq or each.generation.number for each in later] == [2, 2]
         assert await entries(at, after_contribution=2**60, after_generation=2**60) == []
         for _ in range(2):
-            revoked = await call(at.stub.Revoke, pb.RevokeRequest(seq=1, wait_s=10), timeout_s=15)
+            revoked = await call(at.stub.Revoke, pb.RevokeRequest(seq=2, wait_s=10), timeout_s=15)
             assert (revoked.ready, revoked.generation.number) == (True, 3)
         back = await call(
             at.stub.Rollback, pb.RollbackRequest(generation=1, wait_s=10), timeout_s=15

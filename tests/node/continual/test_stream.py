@@ -43,6 +43,7 @@ from weft.node.continual.errors import (
     StreamExists,
     Unfit,
 )
+from weft.node.continual.head import HeadFolder
 from weft.node.continual.records import Form, Status
 from weft.node.continual.spec import Keep
 from weft.node.continual.stream import Stream
@@ -283,7 +284,10 @@ def test_started_from_a_head(home: Path) -> None:
             offer(stream, home, 1.0, started_from=99)
 
 
-def test_started_from_a_head_that_is_gone_or_rotten(home: Path) -> None:
+def test_started_from_a_head_that_is_gone_or_rotten(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HeadFolder, "grace_s", 0.0)
     with Stream(plain_stream(home, retain=1)) as stream:
         for value in (1.0, 2.0, 3.0):
             offer(stream, home, value)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints.test_output_kills import SYSTEM_CALLS, Runner, killed_by_strace
-from tests.node.continual.stream_kill_child import ACKS, REVOKED, take_all
+from tests.node.continual.stream_kill_child import ACKS, GRACE, REVOKED, take_all
 from tests.node.continual.streams import in_memory, published, save, save_tiny, tiny
 from tests.support.repository import ROOT
 from weft.checkpoints.model_digest import model_digest
@@ -34,7 +34,7 @@ CHECKPOINTS = 20
 class StreamRunner(Runner):
     """Streams in forks of a process that has paid its imports."""
 
-    def __init__(self, folder: Path, count: int = 3) -> None:
+    def __init__(self, folder: Path, count: int = 3, *, grace_s: float = 0.0) -> None:
         self.folder = folder
         self.base = folder / "models"
         self.count = count
@@ -50,7 +50,7 @@ class StreamRunner(Runner):
             bufsize=1,
             text=True,
             start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", GRACE: str(grace_s)},
         )
 
     def check(self, path: Path) -> None:

@@ -1,5 +1,6 @@
 """Other programs open the head at any moment, whatever happens to the stream: it is whole."""
 
+import json
 import os
 import random
 import select
@@ -15,8 +16,9 @@ from tests.checkpoints.test_output_kills import wait_for
 from tests.node.continual.streams import in_memory, published
 from tests.node.continual.test_stream_kills import StreamRunner, entries
 from weft.checkpoints.model_digest import model_digest
-from weft.checkpoints.reader import MemoryReader, open_checkpoint
+from weft.checkpoints.reader import INDEX_NAME, MemoryReader, open_checkpoint
 from weft.node.continual.files import HEAD
+from weft.node.continual.head import GENERATION_KEY, GRACE_S
 from weft.node.continual.queue import ADVANCED, BEGUN
 
 CONTRIBUTIONS = 50
@@ -27,7 +29,7 @@ LEAST_READS = 50
 @pytest.fixture
 def runner() -> Iterator[StreamRunner]:
     with in_memory("stream-reads") as folder:
-        made = StreamRunner(folder, CONTRIBUTIONS)
+        made = StreamRunner(folder, CONTRIBUTIONS, grace_s=GRACE_S)
         try:
             yield made
         finally:
@@ -44,11 +46,17 @@ def read(path: Path) -> set[str]:
         return {found, model_digest(reader)}
 
 
-def read_until(path: Path, runner: StreamRunner, deadline: float) -> tuple[list[set[str]], bool]:
-    """Read again and again; and whether the process came to its end meanwhile."""
+def generation(path: Path) -> int:
+    """The one that readers see; -1 before the first."""
+    index = path / HEAD / INDEX_NAME
+    return int(json.loads(index.read_bytes())["metadata"][GENERATION_KEY]) if index.exists() else -1
+
+
+def read_until(path: Path, runner: StreamRunner, number: int) -> tuple[list[set[str]], bool]:
+    """Read until a generation is there; and whether the process came to its end meanwhile."""
     reads = []
     assert runner.process.stdout is not None
-    while time.monotonic() < deadline:
+    while generation(path) < number:
         if (path / HEAD / "model.safetensors.index.json").exists():
             reads.append(read(path))
         if select.select([runner.process.stdout], [], [], 0)[0]:
@@ -65,8 +73,10 @@ def test_every_read_is_a_whole_head(runner: StreamRunner) -> None:
         pid = int(runner.ask(path, 0, resume=True, traced=True).removeprefix("born "))
         wait_for(pid, "State:\tT")
         os.kill(pid, signal.SIGCONT)
-        patience = chance.uniform(0.05, 0.25) if kills < KILLS else 200.0
-        found, ended = read_until(path, runner, time.monotonic() + patience)
+        # A few generations further each time; in the middle of whatever comes next.
+        number = generation(path) + 3 if kills < KILLS else 2 * CONTRIBUTIONS
+        found, ended = read_until(path, runner, number)
+        time.sleep(chance.uniform(0.0, 0.01))
         reads += found
         if not ended:
             os.kill(pid, signal.SIGKILL)
