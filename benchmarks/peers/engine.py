@@ -59,10 +59,10 @@ class FloorRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerRow:
-    """One method by weft, with its usual exact sums, and by mergekit."""
+    """One method by weft, with either kind of sums, and by mergekit."""
 
     method: str
-    weft: Figure
+    weft: Mapping[str, Figure]
     mergekit: Figure
 
 
@@ -129,14 +129,19 @@ class Bench:
         rows = []
         for method in methods:
             print(f"{size} {method}", file=sys.stderr, flush=True)
-            found = self._in_turns(
-                {
-                    "weft": lambda method=method: self._weft(models, method, "exact"),
-                    "mergekit": lambda method=method: self._mergekit(python, models, method),
-                }
+            runs: dict[str, Callable[[], Usage]] = {
+                sums: lambda method=method, sums=sums: self._weft(models, method, sums)
+                for sums in SUMS
+            }
+            runs["mergekit"] = lambda method=method: self._mergekit(python, models, method)
+            found = self._in_turns(runs)
+            rows.append(
+                PeerRow(
+                    method=method,
+                    weft={sums: net(found[sums], startup["weft"]) for sums in SUMS},
+                    mergekit=net(found["mergekit"], startup["mergekit"]),
+                )
             )
-            done = {name: net(figure, startup[name]) for name, figure in found.items()}
-            rows.append(PeerRow(method=method, weft=done["weft"], mergekit=done["mergekit"]))
         return rows
 
     def _in_turns(

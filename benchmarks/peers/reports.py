@@ -59,15 +59,17 @@ def peers(size: str, rows: Sequence[PeerRow]) -> str:
         f"{size}: weft and mergekit       {HEAD}   mergekit / weft: CPU net, whole, wall net, peak",
     ]
     for row in rows:
-        ours, theirs = row.weft, row.mergekit
-        ratio = theirs.net_cpu / ours.net_cpu
-        least = PEER_TARGETS.get(row.method)
-        shown = _target(ratio, least, most=False) if least else f"{ratio:6.2f}"
-        lines.append(f"  {row.method:16} weft       {_figure(ours)}{_peak(ours)}")
-        lines.append(
-            f"  {'':16} mergekit   {_figure(theirs)}  {shown}, {theirs.cpu / ours.cpu:.2f},"
-            f" {theirs.net_wall / ours.net_wall:.2f}, {theirs.peak_mib / ours.peak_mib:.2f}"
-        )
+        theirs = row.mergekit
+        lines.append(f"  {row.method:16} mergekit      {_figure(theirs)}")
+        for sums, ours in row.weft.items():
+            ratio = theirs.net_cpu / ours.net_cpu
+            least = PEER_TARGETS.get(row.method)
+            shown = _target(ratio, least, most=False) if least else f"{ratio:6.2f}"
+            lines.append(
+                f"  {'':16} weft, {sums:8}{_figure(ours)}  {shown}, {theirs.cpu / ours.cpu:.2f},"
+                f" {theirs.net_wall / ours.net_wall:.2f}, {theirs.peak_mib / ours.peak_mib:.2f}"
+                f"{_peak(ours)}"
+            )
     return "\n".join(lines)
 
 
