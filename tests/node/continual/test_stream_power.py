@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +33,6 @@ NO_LOG_FLUSH = 2
 DISK_BYTES = 48 * 2**20
 CUTS = 30
 CONTROLS = 8
-LONGEST_S = 1.2
 
 
 def run(*command: str) -> str:
@@ -84,8 +84,8 @@ class Plant:
         self.models = folder / "runner" / "models"
         self.made = 0
 
-    def cut_after(self, seconds: float, models: Path) -> Path:
-        """Begin a stream, cut, and power on again; where it lies. Acks lie elsewhere."""
+    def _place(self) -> Path:
+        """Where a stream is begun; its acknowledgements lie elsewhere."""
         self.made += 1
         place = self.disk.mount / f"{self.made}"
         place.mkdir()
@@ -93,6 +93,18 @@ class Plant:
         outside.touch()
         (place / "acks").symlink_to(outside)
         os.sync()
+        return place
+
+    def seconds_of_a_run(self) -> float:
+        """How long it takes here and now, undisturbed."""
+        place, began = self._place(), time.monotonic()
+        assert self.runner.ask(place / "out", 0, resume=False).startswith("ended")
+        shutil.rmtree(place)
+        return time.monotonic() - began
+
+    def cut_after(self, seconds: float, models: Path) -> Path:
+        """Begin a stream, cut, and power on again; where it lies. Acks lie elsewhere."""
+        place = self._place()
         timer = threading.Timer(seconds, self.disk.cut)
         timer.start()
         self.runner.base = models
@@ -140,8 +152,10 @@ def fault_of(plant: Plant, path: Path, expected: tuple[str, str]) -> str:
 
 def test_the_power_goes_at_any_time(plant: Plant) -> None:
     chance, faults, within = random.Random(13), [], 0
+    longest = max(plant.seconds_of_a_run() for _ in range(2))
     for _ in range(CUTS):
-        path = plant.cut_after(chance.uniform(0.02, LONGEST_S), plant.models)
+        # All is acknowledged early: more often there.
+        path = plant.cut_after(longest * chance.random() ** 4, plant.models)
         within += len(acknowledged(path)) < plant.runner.count
         faults.append(fault_of(plant, path, plant.runner.expected))
         shutil.rmtree(path.parent)
@@ -158,8 +172,9 @@ def test_without_syncing_the_same_cuts_lose_something(plant: Plant) -> None:
     save_tiny(careless, plant.runner.count)
     (careless / REVOKED).write_text("2")
     (careless / UNSYNCED).touch()
+    longest = max(plant.seconds_of_a_run() for _ in range(2))
     for _ in range(CONTROLS):
-        path = plant.cut_after(chance.uniform(0.3, LONGEST_S), careless)
+        path = plant.cut_after(chance.uniform(0.3, 1.0) * longest, careless)
         fault = fault_of(plant, path, plant.runner.expected)
         bad += [fault] if fault else []
         shutil.rmtree(path.parent)
