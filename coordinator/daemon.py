@@ -8,10 +8,9 @@ watches is sent away, what was begun is finished. Torch is never imported here.
 """
 
 import asyncio
-import signal
 import time
-from collections.abc import Awaitable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, nullcontext
 from typing import Final
 
 import structlog
@@ -36,6 +35,7 @@ from weft.protocol.revocations import Revocations
 from weft.protocol.serve_artifacts import ArtifactService
 from weft.protocol.server import Server
 from weft.protocol.threads import in_thread
+from weft.protocol.until_stopped import stop_signals, until
 from weft.protocol.v1.coordinator_pb2_grpc import add_CoordinatorServicer_to_server
 from weft.protocol.v1.peer_pb2_grpc import add_PeerServicer_to_server
 
@@ -62,13 +62,13 @@ async def serve(config: CoordinatorConfig, *, stop: asyncio.Event | None = None)
     """
     async with AsyncExitStack() as stack:
         parts = await _assembled(config, stack)
-        with nullcontext(stop) if stop is not None else _signals() as ended:
+        with nullcontext(stop) if stop is not None else stop_signals() as ended:
             bound = await parts.server.start()
             stack.push_async_callback(parts.server.stop, GRACE_S)
             stack.callback(parts.runs.stop)
             host = config.listen.rpartition(":")[0]
             log.info("listening", address=f"{host}:{bound}", runs=len(parts.runs.all()))
-            await _until(ended, [parts.keeper.keep(), parts.keep_house(), parts.runs.failure()])
+            await until(ended, [parts.keeper.keep(), parts.keep_house(), parts.runs.failure()])
             log.info("stopping")
 
 
@@ -192,30 +192,3 @@ class _Statuses:
 
     async def _now(self) -> Sequence[RunStatus]:
         return [status_of(live, self._runs.now) for live in self._runs.all()]
-
-
-@contextmanager
-def _signals() -> Iterator[asyncio.Event]:
-    """An event that the first SIGTERM or SIGINT sets."""
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    chosen = (signal.SIGTERM, signal.SIGINT)
-    for one in chosen:
-        loop.add_signal_handler(one, stop.set)
-    try:
-        yield stop
-    finally:
-        for one in chosen:
-            loop.remove_signal_handler(one)
-
-
-async def _until(stop: asyncio.Event, work: Sequence[Awaitable[None]]) -> None:
-    """Do work that never ends until told to stop; an error in it ends all."""
-    tasks = [asyncio.ensure_future(one) for one in (stop.wait(), *work)]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -7,10 +7,9 @@ where the journal ends, so a stop never waits for an absorption.
 
 import asyncio
 import os
-import signal
 import threading
-from collections.abc import Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager, nullcontext
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +31,7 @@ from weft.protocol.identity import Credentials
 from weft.protocol.revocations import Revocations
 from weft.protocol.server import Server
 from weft.protocol.threads import in_thread
+from weft.protocol.until_stopped import stop_signals, until
 from weft.protocol.v1.continual_pb2_grpc import add_ContinualServicer_to_server
 
 log = structlog.get_logger(__name__)
@@ -95,10 +95,10 @@ async def serve(config: StreamServerConfig, *, stop: asyncio.Event | None = None
     Raises:
         WeftError: it cannot start, or its own files are damaged.
     """
-    with nullcontext(stop) if stop is not None else _signals() as ended:
+    with nullcontext(stop) if stop is not None else stop_signals(_end_soon) as ended:
         async with AsyncExitStack() as stack:
             work = await _assembled(config, stack)
-            await _until(ended, work)
+            await until(ended, work)
             log.info("stopping")
 
 
@@ -170,40 +170,15 @@ async def _keep_house(
         await asyncio.sleep(_HOUSEKEEPING_S)
 
 
-async def _until(stop: asyncio.Event, work: list[Coroutine[Any, Any, None]]) -> None:
-    """Do work that never ends until told to stop; an error in it ends all."""
-    tasks = [asyncio.ensure_future(one) for one in (stop.wait(), *work)]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+def _end_soon() -> None:
+    """End the process in a while, whatever it does then.
 
-
-@contextmanager
-def _signals() -> Iterator[asyncio.Event]:
-    """An event that the first SIGTERM or SIGINT sets."""
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-
-    def end() -> None:
-        stop.set()
-        # A thread in the middle of a merge cannot be cancelled. Whatever it writes
-        # is safe from a kill, so a server never takes longer than this to stop.
-        last = threading.Timer(_STOP_S, os._exit, (0,))
-        last.daemon = True
-        last.start()
-
-    chosen = (signal.SIGTERM, signal.SIGINT)
-    for one in chosen:
-        loop.add_signal_handler(one, end)
-    try:
-        yield stop
-    finally:
-        for one in chosen:
-            loop.remove_signal_handler(one)
+    A thread in the middle of a merge cannot be cancelled. Whatever it writes is safe from a
+    kill, so a server never takes longer than this to stop.
+    """
+    last = threading.Timer(_STOP_S, os._exit, (0,))
+    last.daemon = True
+    last.start()
 
 
 def _below(inner: Path, outer: Path) -> bool:

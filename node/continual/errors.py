@@ -23,10 +23,6 @@ class StreamExists(Refused):
     """The folder holds a stream, or something else, already."""
 
 
-class StreamInUse(Refused):
-    """Another process works on the stream."""
-
-
 class NotKept(Refused):
     """What a change needs was not kept; nothing has changed."""
 

@@ -24,7 +24,6 @@ from weft.node.continual.spec import StreamSpec
 
 STREAM: Final = "stream.json"
 JOURNAL: Final = "journal.sqlite"
-LOCK: Final = "lock"
 STORE: Final = "store"
 HEAD: Final = "head"
 BASE: Final = "base"

@@ -83,10 +83,6 @@ class States:
     def __iter__(self) -> Iterator[TensorSpec]:
         return iter(self._tensors)
 
-    def norms(self, digest: str) -> float:
-        """The sum of the norms of all that is in a state."""
-        return float.fromhex(self._store.manifest(digest).metadata[NORMS_KEY])
-
     def merged(self, digest: str) -> "MergedState":
         """What a state stands for, to be read tensor by tensor."""
         return MergedState(self, open_model(self._store, digest))
