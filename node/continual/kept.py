@@ -18,6 +18,7 @@ from weft.checkpoints.artifacts import ArtifactSink, open_contribution, put_delt
 from weft.checkpoints.blocks import RangeReader
 from weft.checkpoints.delta_folders import read_manifest
 from weft.checkpoints.deltas import DeltaReader
+from weft.checkpoints.digest import CHUNK_BYTES
 from weft.checkpoints.disk import read_whole
 from weft.checkpoints.inputs import Format, format_of, open_input
 from weft.checkpoints.job import require_same_model
@@ -147,16 +148,21 @@ class VectorReader(DeltaReader):
     def delta_ranges(
         self, name: str, start: int, stop: int, step: int, dtype: torch.dtype
     ) -> Iterator[Tensor]:
-        """See `DeltaReader.delta_ranges`; a tensor is read whole."""
-        whole = self._whole(self.schema[name]).to(dtype)
+        """See `DeltaReader.delta_ranges`; reads the whole chunks around each block."""
+        spec = self.schema[name]
         for first in range(start, stop, step):
-            yield whole[first : min(first + step, stop)]
+            yield self._values(spec, first, min(first + step, stop)).to(dtype)
 
-    def _whole(self, spec: TensorSpec) -> Tensor:
-        data = torch.empty(self._payload.manifest.entry(spec.name).size_bytes, dtype=torch.uint8)
-        if data.numel():
-            self._payload.fill(spec.name, data.numpy().data, 0)
-        return data.view(torch.float64 if spec.dtype == "F64" else torch.float32)
+    def _values(self, spec: TensorSpec, start: int, stop: int) -> Tensor:
+        stored = torch.float64 if spec.dtype == "F64" else torch.float32
+        first, last = start * stored.itemsize, stop * stored.itemsize
+        begin = first // CHUNK_BYTES * CHUNK_BYTES
+        size = self._payload.manifest.entry(spec.name).size_bytes
+        end = min(-(-last // CHUNK_BYTES) * CHUNK_BYTES, size)
+        data = torch.empty(end - begin, dtype=torch.uint8)
+        if len(data):
+            self._payload.fill(spec.name, data.numpy().data, begin)
+        return data[first - begin : last - begin].view(stored)
 
     def close(self) -> None:
         """Close the artifact, not the base."""
