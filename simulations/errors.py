@@ -15,6 +15,14 @@ class BadOption(InvalidInput):
     """An option of a task or of a demo that is out of range."""
 
 
+class BadModel(InvalidInput):
+    """A model that virtual nodes cannot hold."""
+
+
+class Diverged(InvalidInput):
+    """Training left what is not finite; says which node, in which round."""
+
+
 class MissingExtra(InvalidInput):
     """A library of an optional part is not installed; says which extra brings it."""
 

@@ -25,7 +25,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "protocol": {"errors", "checkpoints", "merging", "topology"},
     "coordinator": {"errors", *BELOW_NODE},
     "node": {"errors", *BELOW_NODE},
-    "simulations": {"errors", "node.rounds", "node.trainer", "coordinator.membership", *BELOW_NODE},
+    "simulations": {
+        "errors",
+        "node.calibration",
+        "node.rounds",
+        "node.trainer",
+        "coordinator.membership",
+        *BELOW_NODE,
+    },
     "cli": {"errors", "__version__", "simulations", "node", "coordinator", *BELOW_NODE},
 }
 

@@ -1,0 +1,151 @@
+"""A crew trains and measures the models of a block of nodes."""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weft.node.calibration import pooled_moments, set_running_statistics
+from weft.node.trainer import Batch, Calibrates, Evaluates, Trainer
+from weft.simulations.engines.fleet import Fleet, bind
+from weft.simulations.errors import BadOption, Diverged
+
+
+class Crew(Protocol):
+    """What a study asks of an engine that trains; rows are those of `fleet`."""
+
+    fleet: Fleet
+
+    def train(self, round: int) -> Tensor:
+        """Train every node's model for one round, in place; (nodes,) float64 mean losses."""
+        ...
+
+    def re_estimate(self) -> None:
+        """Measure running statistics again, each node on its own data; nothing where none are."""
+        ...
+
+    def evaluate(self) -> Tensor:
+        """(nodes,) float64: each model's accuracy, a fraction, on the shared test set."""
+        ...
+
+    def score(self, parameters: Tensor) -> float:
+        """The accuracy of one model (P,) that no node holds; no node's state is touched.
+
+        Its running statistics are measured over the data of all nodes of this crew.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what the crew holds."""
+        ...
+
+
+class Looped:
+    """One module that lives in one node's row after the other, in this process.
+
+    Args:
+        fleet: the rows.
+        trainers: one a node, in the rows' order; what they keep (an optimizer's
+            state) stays with them.
+        seed: of the study; generators are seeded from it, the node and the round.
+
+    Raises:
+        BadOption: a trainer that cannot evaluate.
+    """
+
+    def __init__(self, fleet: Fleet, trainers: Sequence[Trainer], seed: int) -> None:
+        self.fleet = fleet
+        self._trainers, self._seed = trainers, seed
+        self._model = trainers[0].model()
+        self._judges = [judge(trainer) for trainer in trainers]
+
+    def train(self, round: int) -> Tensor:
+        """Train every node's model for one round, in place; (nodes,) float64 mean losses.
+
+        Raises:
+            Diverged: a loss or a model that is not finite; names node and round.
+        """
+        losses = torch.zeros(len(self._trainers), dtype=torch.float64)
+        for place, (node, trainer) in enumerate(zip(self.fleet.nodes, self._trainers, strict=True)):
+            self._enter(place)
+            seed_generators(self._seed, node, round)
+            losses[place] = trainer.train(self._model.train(), round).get("loss", float("nan"))
+            check_finite(self.fleet.parameters[place], node, round)
+        return losses
+
+    def re_estimate(self) -> None:
+        """Measure running statistics again, each node on its own data; nothing where none are."""
+        if not self.fleet.statistics.shape[1]:
+            return
+        for place, trainer in enumerate(self._trainers):
+            self._enter(place)
+            self._measure(_batches([trainer]))
+
+    def evaluate(self) -> Tensor:
+        """(nodes,) float64: each model's accuracy, a fraction, on the shared test set."""
+        return torch.tensor(
+            [self._accuracy(place) for place in range(len(self._trainers))], dtype=torch.float64
+        )
+
+    def score(self, parameters: Tensor) -> float:
+        """The accuracy of one model (P,) that no node holds; no node's state is touched.
+
+        Its running statistics are measured over the data of all nodes of this crew.
+        """
+        bind(self._model, parameters.clone(), self.fleet.statistics[0].clone())
+        if self.fleet.statistics.shape[1]:
+            self._measure(_batches(self._trainers))
+        return self._accuracy_by(self._judges[0])
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _enter(self, place: int) -> None:
+        bind(self._model, self.fleet.parameters[place], self.fleet.statistics[place])
+
+    def _measure(self, batches: Iterator[Batch]) -> None:
+        set_running_statistics(self._model, pooled_moments(self._model, batches))
+
+    def _accuracy(self, place: int) -> float:
+        self._enter(place)
+        return self._accuracy_by(self._judges[place])
+
+    def _accuracy_by(self, judge: Evaluates) -> float:
+        with torch.no_grad():
+            return judge.evaluate(self._model.eval())["accuracy"]
+
+
+def judge(trainer: Trainer) -> Evaluates:
+    """The trainer as one that evaluates.
+
+    Raises:
+        BadOption: it cannot.
+    """
+    if not isinstance(trainer, Evaluates):
+        raise BadOption(
+            f"{type(trainer).__name__} has no evaluate(model); a study measures accuracy"
+        )
+    return trainer
+
+
+def seed_generators(seed: int, node: int, round: int) -> None:
+    """Seed torch from a study's seed, a node and a round: equal wherever the node trains."""
+    drawn = np.random.SeedSequence([seed, node, round]).generate_state(1, np.uint64)[0]
+    torch.manual_seed(int(drawn) >> 1)
+
+
+def check_finite(parameters: Tensor, node: int, round: int) -> None:
+    """Refuse a model (P,) that is not finite after training."""
+    if not torch.isfinite(parameters).all():
+        raise Diverged(
+            f"node {node}, round {round}: training left a value that is not finite; take a lower lr"
+        )
+
+
+def _batches(trainers: Sequence[Trainer]) -> Iterator[Batch]:
+    return chain.from_iterable(
+        trainer.calibration() for trainer in trainers if isinstance(trainer, Calibrates)
+    )
