@@ -39,6 +39,9 @@ Base = Annotated[
     Path | None,
     typer.Option(help="The stream's base, where it is at hand: only a lossless delta is sent."),
 ]
+Prefix = Annotated[
+    str, typer.Option(help="Of a torch.distributed checkpoint: only tensors that begin with it.")
+]
 Weight = Annotated[float, typer.Option(help="In the merge.")]
 Lineage = Annotated[
     str, typer.Option(help="The training run: a later checkpoint of it replaces this one.")
@@ -87,6 +90,7 @@ def push(
     credentials: Credentials,
     name: Name = DEFAULT_NAME,
     base: Base = None,
+    prefix: Prefix = "",
     weight: Weight = 1.0,
     lineage: Lineage = "",
     step: Step = 0,
@@ -111,7 +115,7 @@ def push(
         started_from=started_from,
         again=again,
     )
-    with _source(path, base) as source:
+    with _source(path, base, prefix) as source:
         pushed = _asked(source, offer, to, name, credentials, wait, patience)
     emit(pushed, as_json, _words)
     if pushed.status == "set aside":
@@ -119,20 +123,20 @@ def push(
 
 
 @contextmanager
-def _source(path: Path, base: Path | None) -> "Iterator[Source]":
+def _source(path: Path, base: Path | None, prefix: str) -> "Iterator[Source]":
     """What is sent; a delta is made in a temporary folder beside nobody's data."""
     from weft.checkpoints.inputs import format_of
     from weft.protocol.sources import source_of
 
     with ExitStack() as stack:
         if base is not None and not format_of(path).needs_base:
-            path = stack.enter_context(_delta(path, base))
+            path = stack.enter_context(_delta(path, base, prefix))
         advance = stack.enter_context(progress(f"reading {path.name}", _bytes_at(path)))
-        yield stack.enter_context(source_of(path, advance))
+        yield stack.enter_context(source_of(path, advance, prefix))
 
 
 @contextmanager
-def _delta(path: Path, base: Path) -> Iterator[Path]:
+def _delta(path: Path, base: Path, prefix: str) -> Iterator[Path]:
     """A lossless delta folder, gone at the end; its digest is the same each time."""
     import tempfile
 
@@ -141,8 +145,8 @@ def _delta(path: Path, base: Path) -> Iterator[Path]:
 
     with (
         tempfile.TemporaryDirectory(prefix="weft-push-") as folder,
-        open_input(base) as origin,
-        open_input(path) as finetuned,
+        open_input(base, prefix=prefix) as origin,
+        open_input(path, prefix=prefix) as finetuned,
     ):
         made = Path(folder) / path.name
         write_delta(made, finetuned, origin, model_digest(origin), "lossless")

@@ -1,16 +1,17 @@
 """`weft stream`: a continual merge in a folder, with a server or without."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from weft.cli.output import JsonFlag, emit, note, size
-from weft.cli.stream_serve import register
+from weft.cli.stream_commands import register as register_commands
+from weft.cli.stream_folder import Memory, Threads, head_of, head_text, opened
+from weft.cli.stream_serve import register as register_serve
 
 if TYPE_CHECKING:
-    from weft.node.continual.queue import Queue
-    from weft.node.continual.records import Generation
     from weft.node.continual.spec import StreamSpec
     from weft.node.continual.stream import Receipt, Stream
 
@@ -23,13 +24,8 @@ app = typer.Typer(
 )
 
 Dir = Annotated[Path, typer.Argument(metavar="DIR", help="The stream's folder.")]
-Threads = Annotated[int, typer.Option(min=0, help="Workers; 0: one a core.")]
-Memory = Annotated[
-    str | None,
-    typer.Option(help="The most that work under way may take, such as 4GiB; a quarter of it all."),
-]
-Which = Annotated[
-    str, typer.Argument(help="Its number, its name, or the first eight digits of its digest.")
+Prefix = Annotated[
+    str, typer.Option(help="Of a torch.distributed checkpoint: only tensors that begin with it.")
 ]
 
 
@@ -92,7 +88,7 @@ def init(
         shard_size=shard_size,
     )
     begin(folder, base, spec)
-    with _opened(folder, 0, None) as stream:
+    with opened(folder, 0, None, "weft push") as stream:
         emit(_begun(stream, spec), as_json, _begun_text)
 
 
@@ -117,12 +113,14 @@ def add(
     again: Annotated[
         bool, typer.Option("--again", help="Also if the same was revoked or set aside before.")
     ] = False,
+    prefix: Prefix = "",
     threads: Threads = 0,
     memory: Memory = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Take a checkpoint in and absorb it; no server is needed."""
-    with _opened(folder, threads, memory) as stream:
+    instead = f"weft push {shlex.quote(str(checkpoint))}"
+    with opened(folder, threads, memory, instead) as stream:
         receipt = stream.offer(
             checkpoint,
             name=name,
@@ -131,81 +129,15 @@ def add(
             step=step,
             started_from=started_from,
             again=again,
+            prefix=prefix,
         )
         stream.drain()
         _say_what_became(stream, receipt)
-        emit(_head(folder, stream.queue), as_json, _head_text)
+        emit(head_of(folder, stream.queue), as_json, head_text)
 
 
-@app.command(epilog="Example: weft stream head merged --json")
-def head(folder: Dir, as_json: JsonFlag = False) -> None:
-    """Where the merged model is, and what is in it; also while a server works."""
-    from weft.node.continual.stream import seen
-
-    emit(_head(folder, seen(folder)), as_json, _head_text)
-
-
-@app.command(epilog="Example: weft stream history merged --plot history.png")
-def history(
-    folder: Dir,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw norms, overlap and score there.")
-    ] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Every contribution that came and what became of it, every generation and its cause."""
-    from weft.cli.stream_history import document, drawn, table
-    from weft.node.continual.stream import seen
-
-    queue = seen(folder)
-    if plot is not None:
-        drawn(queue, plot)
-        note(f"{plot}: drawn")
-    emit(document(queue), as_json, lambda _: table(queue))
-
-
-@app.command(epilog="Example: weft stream rollback merged 12")
-def rollback(
-    folder: Dir,
-    generation: Annotated[int, typer.Argument(min=0, help="The one to go back to.")],
-    threads: Threads = 0,
-    memory: Memory = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Make the head what it was in an earlier generation; what came since goes out."""
-    with _opened(folder, threads, memory) as stream:
-        stream.rollback(generation)
-        emit(_head(folder, stream.queue), as_json, _head_text)
-
-
-@app.command(epilog="Example: weft stream revoke merged 3")
-def revoke(
-    folder: Dir,
-    which: Which,
-    threads: Threads = 0,
-    memory: Memory = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Take a contribution out, as if it had never come: to the byte."""
-    with _opened(folder, threads, memory) as stream:
-        stream.revoke(stream.queue.find(which).seq)
-        emit(_head(folder, stream.queue), as_json, _head_text)
-
-
-register(app)
-
-
-def _opened(folder: Path, threads: int, memory: str | None) -> "Stream":
-    import os
-
-    from weft.cli.merge import memory_allowed
-    from weft.node.continual.stream import Stream
-    from weft.protocol.logs import configure_logs
-
-    configure_logs("error")
-    return Stream(
-        folder, threads=threads or os.cpu_count() or 1, memory_bytes=memory_allowed(memory)
-    )
+register_commands(app)
+register_serve(app)
 
 
 def _begun(stream: "Stream", spec: "StreamSpec") -> dict[str, object]:
@@ -230,30 +162,6 @@ def _begun_text(begun: dict[str, object]) -> str:
     return (
         f"{begun['path']}: a stream by {begun['method']}; the head is {begun['head']}\n"
         f"state: {size(state)} however many come, {state / max(model, 1):.1f} times the model"
-    )
-
-
-def _head(folder: Path, queue: "Queue") -> dict[str, object]:
-    newest: Generation = queue.generation
-    return {
-        "path": (folder / "head").absolute(),
-        "digest": newest.head,
-        "generation": newest.number,
-        "contributions": len(newest.members),
-        "waiting": len(queue.waiting),
-        "scale": newest.scale,
-        "norm": newest.norm,
-        "score": newest.score,
-        "warnings": newest.warnings,
-    }
-
-
-def _head_text(head: dict[str, object]) -> str:
-    waiting = f", {head['waiting']} waiting" if head["waiting"] else ""
-    return (
-        f"{head['path']}\n"
-        f"generation {head['generation']}, {head['contributions']} contributions{waiting}\n"
-        f"digest {head['digest']}"
     )
 
 

@@ -1,22 +1,37 @@
 """The history of a stream: as a document, as tables, as a picture."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.text import Text
 
-    from weft.node.continual.queue import Queue
+    from weft.node.continual.records import Contribution, Generation
 
 
-def document(queue: "Queue") -> dict[str, object]:
+class Known(Protocol):
+    """What is known of a stream: of one in a folder, or of one that is served."""
+
+    @property
+    def contributions(self) -> "Sequence[Contribution]":
+        """All, by their numbers."""
+        ...
+
+    @property
+    def generations(self) -> "Sequence[Generation]":
+        """All, by their numbers."""
+        ...
+
+
+def document(known: Known) -> dict[str, object]:
     """What is known of all contributions and generations."""
-    return {"contributions": queue.contributions, "generations": queue.generations}
+    return {"contributions": known.contributions, "generations": known.generations}
 
 
-def table(queue: "Queue") -> "Group":
+def table(known: Known) -> "Group":
     """The same for a person."""
     from rich.console import Group
     from rich.table import Table
@@ -24,7 +39,7 @@ def table(queue: "Queue") -> "Group":
     came = Table(title="contributions", title_justify="left", box=None)
     for column in ("number", "name", "status", "norm", "overlap", "came", "digest", "reason"):
         came.add_column(column)
-    for each in queue.contributions:
+    for each in known.contributions:
         lineage = f" ({each.lineage} {each.step})" if each.lineage else ""
         came.add_row(
             str(each.seq),
@@ -39,7 +54,7 @@ def table(queue: "Queue") -> "Group":
     made = Table(title="generations", title_justify="left", box=None)
     for column in ("number", "cause", "about", "contributions", "norm", "score", "at", "digest"):
         made.add_column(column)
-    for generation in queue.generations:
+    for generation in known.generations:
         made.add_row(
             str(generation.number),
             generation.cause.value,
@@ -53,7 +68,7 @@ def table(queue: "Queue") -> "Group":
     return Group(came, made)
 
 
-def drawn(queue: "Queue", path: Path) -> None:
+def drawn(known: Known, path: Path) -> None:
     """Norms, overlap with what was merged before, and score over the stream.
 
     Raises:
@@ -65,8 +80,8 @@ def drawn(queue: "Queue", path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise InvalidInput("--plot needs matplotlib: pip install 'weft[plots]'") from None
-    came = [each for each in queue.contributions if each.norm is not None]
-    made = queue.generations
+    came = [each for each in known.contributions if each.norm is not None]
+    made = known.generations
     scored = [each for each in made if each.score is not None]
     figure = Figure(figsize=(8, 8), layout="constrained")
     norms, overlaps, scores = figure.subplots(3, 1)
@@ -74,8 +89,8 @@ def drawn(queue: "Queue", path: Path) -> None:
     norms.plot([g.number for g in made], [g.norm for g in made], "-", label="merged")
     norms.set(ylabel="norm", xlabel="contribution, generation")
     norms.legend()
-    known = [each for each in came if each.overlap is not None]
-    overlaps.plot([c.seq for c in known], [c.overlap for c in known], ".")
+    met = [each for each in came if each.overlap is not None]
+    overlaps.plot([c.seq for c in met], [c.overlap for c in met], ".")
     overlaps.set(ylabel="cosine to what was merged before", xlabel="contribution")
     scores.plot([g.number for g in scored], [g.score for g in scored], ".-")
     scores.set(ylabel="score of the gate" if scored else "no gate", xlabel="generation")

@@ -31,6 +31,10 @@ Settle = Annotated[
 Rescan = Annotated[
     float, typer.Option(min=0.1, help="Seconds between looks at all of the watched folder.")
 ]
+Prefix = Annotated[
+    str,
+    typer.Option(help="Of watched torch.distributed checkpoints: only tensors that begin with it."),
+]
 Threads = Annotated[int, typer.Option(min=0, help="Workers; 0: one a core.")]
 Memory = Annotated[
     str | None, typer.Option(help="The most that work under way may take; a quarter of it all.")
@@ -49,6 +53,7 @@ def serve_command(
     metrics: Metrics = "",
     settle: Settle = 3.0,
     rescan: Rescan = 10.0,
+    prefix: Prefix = "",
     threads: Threads = 0,
     memory: Memory = None,
     log_level: LogLevel = "info",
@@ -80,6 +85,7 @@ def serve_command(
         memory_bytes=memory_allowed(memory),
         settle_s=settle,
         rescan_s=rescan,
+        prefix=prefix,
     )
     configure_logs(log_level, stream=folder.resolve().name)
     asyncio.run(serve(config))

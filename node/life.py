@@ -6,11 +6,13 @@ the machines apply it, and the machines have applied it before anybody is told.
 
 import asyncio
 import time
+from typing import Final
 
 import structlog
 
 from weft.node.board import Board
 from weft.node.entries import Entry, Evaluated, PlanHeld, from_document, to_document
+from weft.node.errors import JournalBusy
 from weft.node.global_merge import (
     Announce,
     Finish,
@@ -46,6 +48,9 @@ log = structlog.get_logger(__name__)
 
 Due = Step | GlobalStep
 
+BUSY_PAUSE_S: Final = 1.0
+"""Between attempts while another process holds a journal, on top of what SQLite waits."""
+
 
 class Life:
     """The machines of a node, kept true by its journal.
@@ -68,7 +73,7 @@ class Life:
         metrics: NodeMetrics,
     ) -> None:
         self.rounds, self.final = rounds, final
-        self.message = ""
+        self.message = self._busy = ""
         self._journal, self._board, self._metrics = journal, board, metrics
         self._writing = asyncio.Lock()
         kept_entries = journal.entries()
@@ -120,9 +125,25 @@ class Life:
         )
 
     async def _write(self, entry: Entry) -> None:
-        count = await asyncio.to_thread(self._journal.append, entry.kind, to_document(entry))
+        count = await self._durable(entry)
         self._apply(entry)
         self._metrics.journal_holds(count)
+        if self.message == self._busy:
+            self.say("")
+
+    async def _durable(self, entry: Entry) -> int:
+        """Append an entry, and again while another process holds the journal's file."""
+        while True:
+            try:
+                return await asyncio.to_thread(self._journal.append, entry.kind, to_document(entry))
+            except JournalBusy as busy:
+                await self._pause(busy)
+
+    async def _pause(self, busy: JournalBusy) -> None:
+        """Say what holds the node up, and give it time; nothing was read or added."""
+        log.error("cannot go on; tried again", reason=str(busy), in_s=BUSY_PAUSE_S)
+        self.message = self._busy = str(busy)
+        await asyncio.sleep(BUSY_PAUSE_S)
 
     def _apply(self, entry: Entry) -> None:
         self.rounds.apply(entry)
@@ -173,7 +194,12 @@ class Life:
             await asyncio.wait({doing, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if not doing.done():
                 return
-            await self.record(doing.result())
+            try:
+                entry = doing.result()
+            except JournalBusy as busy:  # its stream's, or the ledger's: the step is due again
+                await self._pause(busy)
+                return
+            await self.record(entry)
             self._metrics.phase_took(stage, time.monotonic() - started)
         finally:
             for task in (doing, stopped):

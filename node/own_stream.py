@@ -64,6 +64,7 @@ class OwnStream:
             CorruptArtifact: a contribution has rotted in the node's store.
             StreamCorrupt, JournalCorrupt: the stream's own files are damaged.
             DiskFull: no room; doing it again may work.
+            JournalBusy: another process holds the stream's journal; the same.
         """
         self._begin()
         with Stream(self._folder) as stream:

@@ -69,8 +69,15 @@ class ReaderSource:
 
 
 @contextmanager
-def source_of(path: Path, on_read: OnRead = lambda count: None) -> Iterator[Source]:
+def source_of(
+    path: Path, on_read: OnRead = lambda count: None, prefix: str = ""
+) -> Iterator[Source]:
     """What lies at a path, as an artifact: a model, an adapter's factors or a delta.
+
+    Args:
+        path: a file or a folder.
+        on_read: told of the bytes that were read.
+        prefix: of a torch.distributed checkpoint only tensors that begin with it, without it.
 
     Raises:
         MissingCheckpoint, UnsupportedFile: nothing that could be sent is there.
@@ -89,5 +96,5 @@ def source_of(path: Path, on_read: OnRead = lambda count: None) -> Iterator[Sour
             metadata = {CONFIG_KEY: config}
             yield ReaderSource(tensors, kind="adapter", metadata=metadata, on_read=on_read)
     else:
-        with open_input(path) as reader:
+        with open_input(path, prefix=prefix) as reader:
             yield ReaderSource(reader, on_read=on_read)

@@ -19,12 +19,13 @@ import structlog
 from weft.checkpoints.disk import free_bytes
 from weft.checkpoints.errors import MissingCheckpoint
 from weft.node.continual.errors import BadStream
-from weft.node.continual.keeper import Keeper
+from weft.node.continual.keeper import FIRST_PAUSE_S, Keeper
 from weft.node.continual.metrics import StreamMetrics
 from weft.node.continual.service import ContinualService
 from weft.node.continual.uploads import Uploads
 from weft.node.continual.watch import SETTLE_S
 from weft.node.continual.watching import RESCAN_S, Watching
+from weft.node.errors import JournalBusy
 from weft.node.metrics import serve as serve_metrics
 from weft.protocol.authorize import Authorizer
 from weft.protocol.identity import Credentials
@@ -59,6 +60,7 @@ class StreamServerConfig:
         memory_bytes: what they may fill between them.
         settle_s: how long nothing may have changed in a watched checkpoint.
         rescan_s: how often the watched folder is looked at, whatever the system tells.
+        prefix: of torch.distributed checkpoints there only tensors that begin with it.
     """
 
     folder: Path
@@ -71,6 +73,7 @@ class StreamServerConfig:
     memory_bytes: int = 2**40
     settle_s: float = SETTLE_S
     rescan_s: float = RESCAN_S
+    prefix: str = ""
 
     def __post_init__(self) -> None:
         if self.watch is None and not self.listen:
@@ -107,9 +110,7 @@ async def _assembled(
 ) -> list[Coroutine[Any, Any, None]]:
     """Everything that runs; what has to be closed is on the stack."""
     metrics = StreamMetrics()
-    keeper = await Keeper.open(
-        config.folder, metrics, threads=config.threads, memory_bytes=config.memory_bytes
-    )
+    keeper = await _kept(config, metrics)
     stack.push_async_callback(keeper.close)
     metrics.room(lambda: free_bytes(config.folder))
     metrics.in_trouble(lambda: bool(keeper.trouble))
@@ -122,12 +123,28 @@ async def _assembled(
         others.append(await _listening(config, keeper, metrics, stack))
     if config.watch is not None:
         watching = Watching(
-            config.watch, keeper, settle_s=config.settle_s, rescan_s=config.rescan_s
+            config.watch,
+            keeper,
+            settle_s=config.settle_s,
+            rescan_s=config.rescan_s,
+            prefix=config.prefix,
         )
         others.append(watching.run())
         log.info("watching", folder=str(config.watch))
     # Last: whoever cannot listen has not begun what nobody would wait for.
     return [keeper.work(), *others]
+
+
+async def _kept(config: StreamServerConfig, metrics: StreamMetrics) -> Keeper:
+    """The stream, opened; waits for whoever is busy with its journal."""
+    while True:
+        try:
+            return await Keeper.open(
+                config.folder, metrics, threads=config.threads, memory_bytes=config.memory_bytes
+            )
+        except JournalBusy as busy:
+            log.error("cannot begin; tried again", reason=str(busy), in_s=FIRST_PAUSE_S)
+            await asyncio.sleep(FIRST_PAUSE_S)
 
 
 async def _listening(

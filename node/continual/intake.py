@@ -25,7 +25,7 @@ class Intake:
         self._parts = parts
         self._queue = parts.queue
 
-    def stored(self, offered: Contribution, path: Path) -> Contribution:
+    def stored(self, offered: Contribution, path: Path, prefix: str = "") -> Contribution:
         """What lies at a path, durable in the store.
 
         Raises:
@@ -34,7 +34,7 @@ class Intake:
             DiskFull: no room.
         """
         with self._started_from(offered.started_from) as head:
-            digest, form = self._parts.kept.put(path, head)
+            digest, form = self._parts.kept.put(path, head, prefix)
         self._require_own_head(digest, offered.started_from)
         return replace(offered, digest=digest, form=form)
 

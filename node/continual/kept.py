@@ -49,12 +49,15 @@ class KeptContributions:
         self._base_digest = base_digest
         self._keep = keep
 
-    def put(self, path: Path, head: RangeReader | None = None) -> tuple[str, Form]:
+    def put(
+        self, path: Path, head: RangeReader | None = None, prefix: str = ""
+    ) -> tuple[str, Form]:
         """Take what lies at a path into the store, durably; returns its digest and form.
 
         Args:
             path: a checkpoint, an adapter or a delta folder.
             head: what it was trained from, where that is not the base.
+            prefix: of a torch.distributed checkpoint only tensors that begin with it.
 
         Raises:
             SchemaMismatch, WrongBase, Corrupt: it is no fine-tune of the base, or not whole.
@@ -64,7 +67,7 @@ class KeptContributions:
             with open_input(path, self._base):
                 return self._put_adapter(path), Form.ADAPTER
         under, digest = self._under(path, head)
-        with open_input(path, under, base_digest=digest) as reader:
+        with open_input(path, under, base_digest=digest, prefix=prefix) as reader:
             return self.put_model(reader, str(path), head)
 
     def _under(self, path: Path, head: RangeReader | None) -> tuple[RangeReader, str | None]:

@@ -1,9 +1,11 @@
 """Between what a stream knows and the messages of `continual.proto`."""
 
 import math
-from typing import Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
-from weft.node.continual.records import Contribution, Generation
+from weft.node.continual.records import Cause, Contribution, Form, Generation, Status
 from weft.protocol.errors import BadMessage
 from weft.protocol.status import public
 from weft.protocol.transfer import Range
@@ -31,6 +33,7 @@ def contribution_message(each: Contribution) -> pb.Contribution:
         status=each.status.value,
         reason=_text(public(each.reason)),
         generation=each.generation,
+        source=_text(each.source),
     )
 
 
@@ -47,7 +50,69 @@ def generation_message(each: Generation) -> pb.Generation:
         score=each.score,
         at=each.at,
         warnings=map(_text, each.warnings),
+        state=each.state,
+        spans=[pb.Span(first=first, last=last) for first, last in each.spans],
     )
+
+
+def contribution_from(message: pb.Contribution) -> Contribution:
+    """A contribution as the other end tells of it.
+
+    Raises:
+        BadMessage: of a form or a status that this version does not know.
+    """
+    with _known_here(f"contribution {message.seq}"):
+        return Contribution(
+            seq=message.seq,
+            name=message.name,
+            digest=message.digest,
+            form=Form(message.form),
+            weight=message.weight,
+            lineage=message.lineage,
+            step=message.step,
+            started_from=_given(message, "started_from"),
+            norm=_given(message, "norm"),
+            overlap=_given(message, "overlap"),
+            at=message.at,
+            status=Status(message.status),
+            reason=message.reason,
+            generation=_given(message, "generation"),
+            source=message.source,
+        )
+
+
+def generation_from(message: pb.Generation) -> Generation:
+    """A generation as the other end tells of it.
+
+    Raises:
+        BadMessage: of a cause that this version does not know.
+    """
+    with _known_here(f"generation {message.number}"):
+        return Generation(
+            number=message.number,
+            cause=Cause(message.cause),
+            head=message.head,
+            contribution=_given(message, "contribution"),
+            state=message.state,
+            spans=tuple((span.first, span.last) for span in message.spans),
+            norm=message.norm,
+            scale=message.scale,
+            score=_given(message, "score"),
+            warnings=tuple(message.warnings),
+            at=message.at,
+        )
+
+
+def _given(message: pb.Contribution | pb.Generation, field: str) -> Any:
+    return getattr(message, field) if message.HasField(field) else None
+
+
+@contextmanager
+def _known_here(what: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise BadMessage(f"{what}: {error}; is the server of a newer weft?") from error
 
 
 def _text(told: str) -> str:

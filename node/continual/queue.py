@@ -17,7 +17,7 @@ short is due again, and one whose entry is in the journal never is.
     dropped    the oldest of these wishes cannot be done, and why
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, TypeAlias
 
@@ -127,19 +127,7 @@ class Queue:
         Raises:
             NoSuchContribution: none, or several.
         """
-        if text.isdecimal() and int(text) in self._contributions:
-            return self._contributions[int(text)]
-        found = [
-            each
-            for each in self._contributions.values()
-            if each.name == text or (len(text) >= 8 and each.digest.startswith(text))
-        ]
-        if len(found) != 1:
-            what = "no contribution" if not found else f"{len(found)} contributions"
-            raise NoSuchContribution(
-                f"{text!r} names {what}; give its number (weft stream history)"
-            )
-        return found[0]
+        return named(self.contributions, text)
 
     def of_digest(self, digest: str) -> Contribution | None:
         """The newest contribution of that content."""
@@ -168,6 +156,23 @@ class Queue:
                 f"no generation {number}; there are 0 to {len(self._generations) - 1}"
             )
         return self._generations[number]
+
+    def gone_back(self, number: int, seen: int) -> Generation | None:
+        """The first rollback to a generation's merge that came after `seen`; None: none did.
+
+        Raises:
+            NoSuchGeneration: there is none of that number.
+        """
+        past = self.past(number)
+        return next(
+            (
+                made
+                for made in self._generations[max(seen, number) + 1 :]
+                if made.cause is Cause.ROLLED_BACK
+                and (made.spans, made.scale) == (past.spans, past.scale)
+            ),
+            None,
+        )
 
     def due(self) -> Advance | None:
         """What is to be done next; None: nothing."""
@@ -234,6 +239,25 @@ class Queue:
 
     def _change(self, seq: int, **changes: Any) -> None:
         self._contributions[seq] = replace(self._contributions[seq], **changes)
+
+
+def named(contributions: Sequence[Contribution], text: str) -> Contribution:
+    """One of all that came, by its number, its digest or a part of that, or its name.
+
+    Raises:
+        NoSuchContribution: none, or several.
+    """
+    if text.isdecimal() and 1 <= int(text) <= len(contributions):
+        return contributions[int(text) - 1]
+    found = [
+        each
+        for each in contributions
+        if each.name == text or (len(text) >= 8 and each.digest.startswith(text))
+    ]
+    if len(found) != 1:
+        what = "no contribution" if not found else f"{len(found)} contributions"
+        raise NoSuchContribution(f"{text!r} names {what}; give its number (weft stream history)")
+    return found[0]
 
 
 def contribution_of(data: Entry) -> Contribution:

@@ -3,6 +3,10 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+BEFORE_ITS_TURN: Final = "revoked before its turn"
+"""Why a contribution is set aside that was revoked while it waited."""
 
 
 class Form(StrEnum):
@@ -89,6 +93,13 @@ class Contribution:
     reason: str = ""
     generation: int | None = None
     source: str = ""
+
+    @property
+    def is_revoked(self) -> bool:
+        """Whether it was taken out on demand, from the head or from those that wait."""
+        if self.status is Status.SET_ASIDE:
+            return self.reason == BEFORE_ITS_TURN
+        return self.status is Status.REVOKED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

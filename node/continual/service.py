@@ -15,6 +15,7 @@ from weft.checkpoints.digest import digest_of as content_digest
 from weft.checkpoints.staging import Staging
 from weft.errors import InvalidInput
 from weft.node.continual.errors import NoSuchContribution, NoSuchGeneration, Unfit
+from weft.node.continual.incoming import announcement, land
 from weft.node.continual.keeper import Keeper
 from weft.node.continual.messages import (
     contribution_message,
@@ -32,7 +33,7 @@ from weft.protocol.convert import digest_of
 from weft.protocol.errors import BadMessage
 from weft.protocol.identity import identity_of
 from weft.protocol.landing import Desk, SenderFault
-from weft.protocol.limits import MANIFEST_BYTES, RANGES
+from weft.protocol.limits import RANGES
 from weft.protocol.serve_artifacts import checked_ranges
 from weft.protocol.status import public
 from weft.protocol.threads import Threads
@@ -73,7 +74,7 @@ class ContinualService(ContinualServicer):
             NoSuchGeneration: it cannot have started from there.
             DiskFull: no room for it.
         """
-        offer, manifest = await _announcement(request_iterator)
+        offer, manifest = await announcement(request_iterator)
         digest = await self._threads.begin(content_digest, manifest)
         if known := self._known_answer(digest, offer):
             return pb.BeginReply(digest=digest, known=contribution_message(known))
@@ -99,7 +100,7 @@ class ContinualService(ContinualServicer):
             desk = Desk(staging, lambda indices: None)
             chunks = Chunks(expected, identity_of(context).name, desk.buffer)
             try:
-                await _land(request_iterator, chunks, desk)
+                await land(request_iterator, chunks, desk)
             except SenderFault as fault:
                 raise fault.error from fault
             finally:
@@ -175,7 +176,7 @@ class ContinualService(ContinualServicer):
             NoSuchContribution, NotKept: nothing has changed.
         """
         seq = request.seq
-        if self._contribution(seq).status is Status.REVOKED:
+        if self._contribution(seq).is_revoked:
             newest = generation_message(self._keeper.view.newest)
             return pb.RevokeReply(ready=True, generation=newest)
         made = await self._change(f"revoke {seq}", lambda it: it.revoke(seq), request.wait_s)
@@ -184,15 +185,15 @@ class ContinualService(ContinualServicer):
     async def Rollback(  # noqa: N802
         self, request: pb.RollbackRequest, context: Context
     ) -> pb.RollbackReply:
-        """Make the head what it was in an earlier generation.
+        """Make the head what it was in an earlier generation; with `seen` only once.
 
         Raises:
             NoSuchGeneration, NotKept: nothing has changed.
         """
         number = request.generation
-        made = await self._change(
-            f"back to {number}", lambda it: it.rollback(number), request.wait_s
-        )
+        seen = request.seen if request.HasField("seen") else None
+        what = f"back to {number}, known {seen}"
+        made = await self._change(what, lambda it: it.rollback(number, seen=seen), request.wait_s)
         return pb.RollbackReply(ready=made is not None, generation=made)
 
     def close(self) -> None:
@@ -267,36 +268,6 @@ class ContinualService(ContinualServicer):
         if not 1 <= seq <= len(contributions):
             raise NoSuchContribution(f"no contribution {seq}; there are {len(contributions)}")
         return contributions[seq - 1]
-
-
-async def _announcement(requests: AsyncIterator[pb.BeginRequest]) -> tuple[pb.Offer, bytes]:
-    offer, manifest = None, bytearray()
-    async for request in requests:
-        if offer is None and request.WhichOneof("part") == "offer":
-            require_offer(offer := request.offer)
-            continue
-        if offer is None or not request.manifest_piece:
-            raise BadMessage("expected the offer first, then pieces of its manifest")
-        manifest += request.manifest_piece
-        if len(manifest) > MANIFEST_BYTES:
-            raise BadMessage(f"a manifest of more than {MANIFEST_BYTES} bytes")
-    if offer is None or not manifest:
-        raise BadMessage("expected an offer and the manifest of what is offered")
-    return offer, bytes(manifest)
-
-
-async def _land(requests: AsyncIterator[pb.UploadRequest], chunks: Chunks, desk: Desk) -> None:
-    """Every chunk to the disk; what came whole before a cut or a fault stays."""
-    try:
-        async for request in requests:
-            if request.WhichOneof("part") != "chunk":
-                raise BadMessage("expected the chunks that were named, and nothing else")
-            whole = chunks.take(request.chunk.index, request.chunk.data)
-            if whole is not None:
-                await desk.put(whole)
-    finally:
-        await desk.settle()
-    chunks.require_end()
 
 
 def _missing(staging: Staging) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from weft.merging.errors import BadOption, CannotMerge, FoldFull, NonFinite, Out
 from weft.node.continual.errors import BadStream, NotKept, StreamCorrupt, Unfit
 from weft.node.continual.files import JOURNAL, read_identity, sweep
 from weft.node.continual.generations import Generations
+from weft.node.continual.history import queue_of
 from weft.node.continual.housekeeping import owner_of, require_whole, tidy
 from weft.node.continual.intake import Intake
 from weft.node.continual.parts import Parts, open_parts
@@ -40,10 +41,15 @@ from weft.node.continual.queue import (
     REFUSED,
     SET_ASIDE,
     Advance,
-    Queue,
-    replayed,
 )
-from weft.node.continual.records import Cause, Contribution, Generation, Status
+from weft.node.continual.records import (
+    BEFORE_ITS_TURN,
+    Cause,
+    Contribution,
+    Generation,
+    Status,
+)
+from weft.node.continual.wishes import require_reachable, require_revocable
 from weft.node.journal import Journal
 from weft.node.lock import FolderLock
 
@@ -123,6 +129,7 @@ class Stream:
         again: bool = False,
         source: str = "",
         check: Callable[[], None] | None = None,
+        prefix: str = "",
     ) -> Receipt:
         """Take a checkpoint, an adapter or a delta folder; durable when it returns.
 
@@ -137,6 +144,8 @@ class Stream:
             source: noted with it; `Queue.of_source` finds it.
             check: called once all was read; raises where that is no longer what lies there,
                 and nothing is noted.
+            prefix: of a torch.distributed checkpoint only tensors that begin with it,
+                without it.
 
         Raises:
             Unfit: it is not taken; noted in the history with its reason.
@@ -159,7 +168,7 @@ class Stream:
             raise BadStream(f"{offered.name}: a contribution cannot have weight {weight}")
         self._require_base()
         with self._refusing(offered):
-            stored = self._intake.stored(offered, path)
+            stored = self._intake.stored(offered, path, prefix)
         if check is not None:
             check()
         return self.take(stored, again=again)
@@ -207,7 +216,10 @@ class Stream:
         return told
 
     def revoke(self, seq: int) -> Generation:
-        """Take a contribution out, as if it had never come.
+        """Take a contribution out, as if it had never come; again, it changes nothing.
+
+        Returns:
+            The newest generation.
 
         Raises:
             NoSuchContribution: there is none.
@@ -215,35 +227,33 @@ class Stream:
         """
         each = self.queue.contribution(seq)
         if each.status is Status.WAITING:
-            self._write(SET_ASIDE, {"seq": seq, "reason": "revoked before its turn"})
+            self._write(SET_ASIDE, {"seq": seq, "reason": BEFORE_ITS_TURN})
             tidy(self.parts, self.identity.base)
-            return self.queue.generation
-        if each.status is not Status.ABSORBED:
-            raise NotKept(f"contribution {seq} is {each.status}; only what is in the head goes out")
-        kept = tuple(other for other in self.queue.generation.members if other != seq)
-        moves = self._generations.moves(kept)
-        self._generations.require_kept(moves, f"contribution {seq} cannot be revoked")
-        self._wish({"revoke": seq})
+        elif not each.is_revoked:
+            require_revocable(self.parts, self._generations, seq)
+            self._wish({"revoke": seq})
         return self.queue.generation
 
-    def rollback(self, number: int) -> Generation:
+    def rollback(self, number: int, *, seen: int | None = None) -> Generation:
         """Make the head what it was in an earlier generation; what came since goes out.
+
+        Args:
+            number: of that generation.
+            seen: the newest generation when this was asked for the first time: if the stream
+                has gone back to the same merge since then, nothing is done again.
+
+        Returns:
+            The generation that this made.
 
         Raises:
             NoSuchGeneration: there is none.
             NotKept: it holds what was revoked since; or its state is gone, and what is needed
                 to make it again was not kept.
         """
-        past = self.queue.past(number)
-        for seq in past.members:
-            if self.queue.contribution(seq).status is Status.REVOKED:
-                raise NotKept(
-                    f"generation {number} holds contribution {seq}, which was revoked since;"
-                    " nothing has changed"
-                )
-        if past.state and not self.parts.store.has(past.state):
-            moves = self._generations.moves(past.members)
-            self._generations.require_kept(moves, f"generation {number} cannot be made again")
+        done = None if seen is None else self.queue.gone_back(number, seen)
+        if done is not None:
+            return done
+        require_reachable(self.parts, self._generations, number)
         self._wish({"back_to": number})
         return self.queue.generation
 
@@ -365,20 +375,3 @@ class Stream:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def queue_of(journal: Journal) -> Queue:
-    """The queue that a journal leads to."""
-    return replayed((record.kind, record.data) for record in journal.entries())
-
-
-def seen(folder: Path) -> Queue:
-    """What became of every contribution, for a look; also while another process works.
-
-    Raises:
-        NoStream: there is none.
-        JournalCorrupt: its journal is damaged.
-    """
-    identity = read_identity(folder)
-    with Journal.open(folder / JOURNAL, identity=identity.whose) as journal:
-        return queue_of(journal)

@@ -50,14 +50,18 @@ def checkpoints_in(folder: Path) -> list[Found]:
     return found
 
 
-def unwhole(path: Path) -> str:
+def unwhole(path: Path, prefix: str = "") -> str:
     """Why a checkpoint cannot be read yet; empty: its headers say that all is there.
+
+    Args:
+        path: of the checkpoint.
+        prefix: of a torch.distributed checkpoint only tensors that begin with it.
 
     Raises:
         UnsupportedFile: it is of another kind, however long one waits.
     """
     try:
-        _open_and_close(path)
+        _open_and_close(path, prefix)
     except UnsupportedFile:
         raise
     except (WeftError, OSError) as error:
@@ -117,11 +121,11 @@ def _line(found: os.stat_result, name: str) -> tuple[str, int, int]:
     return (name, found.st_size, found.st_mtime_ns)
 
 
-def _open_and_close(path: Path) -> None:
+def _open_and_close(path: Path, prefix: str) -> None:
     """Read the headers of all its files."""
     kind = format_of(path)
     if kind is Format.DISTRIBUTED:
-        DistributedReader(path).close()
+        DistributedReader(path, prefix=prefix).close()
     elif kind is Format.DELTA:
         Payload(path / PAYLOAD_NAME, read_manifest(path)).close()
     elif kind is Format.ADAPTER:

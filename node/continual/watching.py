@@ -39,6 +39,7 @@ class Watching:
         settle_s: how long nothing may have changed.
         stale_s: how long one that is not whole is waited for.
         rescan_s: how often all is looked at, whatever the system tells.
+        prefix: of torch.distributed checkpoints only tensors that begin with it.
         clock: seconds, of a monotonic clock.
     """
 
@@ -50,12 +51,13 @@ class Watching:
         settle_s: float = SETTLE_S,
         stale_s: float = STALE_S,
         rescan_s: float = RESCAN_S,
+        prefix: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder, self._keeper, self._clock = folder, keeper, clock
         self._watch = Watch(settle_s=settle_s, stale_s=stale_s)
         self._pause_s = max(_SHORTEST_S, min(settle_s / 2, rescan_s))
-        self._rescan_s = rescan_s
+        self._rescan_s, self._prefix = rescan_s, prefix
         self._threads = Threads(1, "weft-watch")
         self._unsettled = True
         self._stuck: dict[str, str] = {}
@@ -98,7 +100,7 @@ class Watching:
         if self._keeper.view.of_source(each.source) is not None:
             return Verdict.TAKEN
         try:
-            reason = await self._threads.begin(unwhole, self._folder / each.path)
+            reason = await self._threads.begin(unwhole, self._folder / each.path, self._prefix)
         except UnsupportedFile as error:
             return await self._refuse(each, str(error))
         except Exception as error:
@@ -138,6 +140,7 @@ class Watching:
             step=each.step,
             source=each.source,
             check=partial(_require_unchanged, path, each),
+            prefix=self._prefix,
         )
         return receipt.contribution.seq
 

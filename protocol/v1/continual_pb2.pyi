@@ -104,7 +104,7 @@ class WaitReply(_message.Message):
     def __init__(self, contribution: _Optional[_Union[Contribution, _Mapping]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Contribution(_message.Message):
-    __slots__ = ("seq", "name", "digest", "form", "weight", "lineage", "step", "started_from", "norm", "overlap", "at", "status", "reason", "generation")
+    __slots__ = ("seq", "name", "digest", "form", "weight", "lineage", "step", "started_from", "norm", "overlap", "at", "status", "reason", "generation", "source")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +119,7 @@ class Contribution(_message.Message):
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     seq: int
     name: str
     digest: str
@@ -133,10 +134,19 @@ class Contribution(_message.Message):
     status: str
     reason: str
     generation: int
-    def __init__(self, seq: _Optional[int] = ..., name: _Optional[str] = ..., digest: _Optional[str] = ..., form: _Optional[str] = ..., weight: _Optional[float] = ..., lineage: _Optional[str] = ..., step: _Optional[int] = ..., started_from: _Optional[int] = ..., norm: _Optional[float] = ..., overlap: _Optional[float] = ..., at: _Optional[float] = ..., status: _Optional[str] = ..., reason: _Optional[str] = ..., generation: _Optional[int] = ...) -> None: ...
+    source: str
+    def __init__(self, seq: _Optional[int] = ..., name: _Optional[str] = ..., digest: _Optional[str] = ..., form: _Optional[str] = ..., weight: _Optional[float] = ..., lineage: _Optional[str] = ..., step: _Optional[int] = ..., started_from: _Optional[int] = ..., norm: _Optional[float] = ..., overlap: _Optional[float] = ..., at: _Optional[float] = ..., status: _Optional[str] = ..., reason: _Optional[str] = ..., generation: _Optional[int] = ..., source: _Optional[str] = ...) -> None: ...
+
+class Span(_message.Message):
+    __slots__ = ("first", "last")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    last: int
+    def __init__(self, first: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
 
 class Generation(_message.Message):
-    __slots__ = ("number", "cause", "head", "contribution", "members", "norm", "scale", "score", "at", "warnings")
+    __slots__ = ("number", "cause", "head", "contribution", "members", "norm", "scale", "score", "at", "warnings", "state", "spans")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     CAUSE_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
@@ -147,6 +157,8 @@ class Generation(_message.Message):
     SCORE_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SPANS_FIELD_NUMBER: _ClassVar[int]
     number: int
     cause: str
     head: str
@@ -157,7 +169,9 @@ class Generation(_message.Message):
     score: float
     at: float
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, number: _Optional[int] = ..., cause: _Optional[str] = ..., head: _Optional[str] = ..., contribution: _Optional[int] = ..., members: _Optional[int] = ..., norm: _Optional[float] = ..., scale: _Optional[float] = ..., score: _Optional[float] = ..., at: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    state: str
+    spans: _containers.RepeatedCompositeFieldContainer[Span]
+    def __init__(self, number: _Optional[int] = ..., cause: _Optional[str] = ..., head: _Optional[str] = ..., contribution: _Optional[int] = ..., members: _Optional[int] = ..., norm: _Optional[float] = ..., scale: _Optional[float] = ..., score: _Optional[float] = ..., at: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ...) -> None: ...
 
 class HeadRequest(_message.Message):
     __slots__ = ()
@@ -212,12 +226,14 @@ class RevokeReply(_message.Message):
     def __init__(self, ready: _Optional[bool] = ..., generation: _Optional[_Union[Generation, _Mapping]] = ...) -> None: ...
 
 class RollbackRequest(_message.Message):
-    __slots__ = ("generation", "wait_s")
+    __slots__ = ("generation", "wait_s", "seen")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
     generation: int
     wait_s: float
-    def __init__(self, generation: _Optional[int] = ..., wait_s: _Optional[float] = ...) -> None: ...
+    seen: int
+    def __init__(self, generation: _Optional[int] = ..., wait_s: _Optional[float] = ..., seen: _Optional[int] = ...) -> None: ...
 
 class RollbackReply(_message.Message):
     __slots__ = ("ready", "generation")

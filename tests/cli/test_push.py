@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from tests.checkpoints.folders import save_distributed
 from tests.node.continual.streams import begun, save, save_models, tuned
 from tests.support.streaming import StreamProcess
 from tests.support.wire import Enrolment
@@ -97,6 +99,19 @@ def test_with_the_base_at_hand_a_delta_is_sent(desk: Desk) -> None:
     again = desk.reads(desk.folder / "c104")
     assert (again["known"], again["seq"]) == (True, delta["seq"])
     assert delta["digest"] != again["digest"]
+
+
+@pytest.mark.parametrize("with_base", [False, True])
+def test_a_distributed_checkpoint_whose_tensors_have_a_prefix(desk: Desk, with_base: bool) -> None:
+    path, seed = desk.folder / "dcp", 110 + with_base
+    save_distributed(path, {"model": tuned(seed), "optimizer": {"step": torch.ones(3)}})
+    words = ["--base", desk.process.stream.parent / "models" / "base"] if with_base else []
+    code, out, err = desk.types(path, *words)
+    assert (code, out) == (2, ""), err
+    told = desk.reads(path, "--prefix", "model.", *words)
+    assert told["status"] == "absorbed"
+    again = desk.reads(desk.fresh(seed), *words)
+    assert (again["known"], again["digest"]) == (True, told["digest"]), "it is the same model"
 
 
 def test_what_is_set_aside_is_said_with_its_reason_and_exit_code(desk: Desk) -> None:

@@ -20,8 +20,8 @@ from tests.support.streaming import StreamProcess
 from weft.checkpoints.digest import CHUNK_BYTES
 from weft.checkpoints.reader import open_checkpoint
 from weft.checkpoints.store import Store
+from weft.node.continual.history import seen
 from weft.node.continual.records import Status
-from weft.node.continual.stream import seen
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 

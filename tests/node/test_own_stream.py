@@ -1,5 +1,6 @@
 """A node's own stream: the heads of a stream fed by hand, whatever the process is killed in."""
 
+import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,12 +13,14 @@ from weft.checkpoints.artifacts import open_model, put_model
 from weft.checkpoints.reader import open_checkpoint
 from weft.checkpoints.store import Store
 from weft.checkpoints.writer import write_checkpoint
+from weft.node import journal as journal_module
 from weft.node.continual import files
+from weft.node.continual.queue import ADVANCED
 from weft.node.continual.records import Status
 from weft.node.continual.spec import StreamSpec
 from weft.node.continual.stream import Stream
 from weft.node.entries import Chosen
-from weft.node.errors import NoBaseForStream
+from weft.node.errors import JournalBusy, NoBaseForStream
 from weft.node.journal import Journal
 from weft.node.ledger import Parent
 from weft.node.merging import Merging, Weighted
@@ -292,3 +295,32 @@ def test_a_base_that_comes_to_another_digest_begins_no_stream(home: Path) -> Non
     for _ in range(2):
         with pytest.raises(NoBaseForStream, match="in a stream"):
             OwnStream(home / "stream", bench.store, spec).absorb(A, bench.chosen(0))
+
+
+@pytest.mark.parametrize("when", ["opened", "written"])
+def test_a_journal_that_another_process_holds_is_busy_and_the_round_is_done_again(
+    when: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever holds it, at the opening or in the middle of a round: the same heads after it."""
+    whole, bench = Bench(home / "whole"), Bench(home / "held")
+    expected = [whole.absorb(round) for round in range(2)]
+    assert bench.absorb(0) == expected[0]
+    monkeypatch.setattr(journal_module, "BUSY_S", 0.05)
+    other = sqlite3.connect(home / "held" / "stream" / files.JOURNAL, isolation_level=None)
+    append = Journal.append
+
+    def held(journal: Journal, kind: str, entry: Mapping[str, object]) -> int:
+        if kind == ADVANCED and not other.in_transaction:
+            other.execute("BEGIN EXCLUSIVE")
+        return append(journal, kind, entry)
+
+    if when == "opened":
+        other.execute("BEGIN EXCLUSIVE")
+    else:
+        monkeypatch.setattr(Journal, "append", held)
+    for _ in range(2):
+        with pytest.raises(JournalBusy, match="busy with another process"):
+            bench.absorb(1)
+    monkeypatch.setattr(Journal, "append", append)
+    other.close()
+    assert bench.absorb(1) == expected[1]

@@ -193,6 +193,26 @@ def test_finding() -> None:
             script.queue.past(number)
 
 
+def test_what_has_gone_back_since() -> None:
+    script = Transcript()
+    for seq in (1, 2):
+        script.write(*accepted(seq))
+        script.work()
+    for _ in range(2):
+        script.write(ASKED, {"back_to": 1})
+        script.work()
+    queue = script.queue
+    found = {seen: queue.gone_back(1, seen) for seen in range(6)}
+    assert {seen: made and made.number for seen, made in found.items()} == {
+        **{0: 3, 1: 3, 2: 3},
+        **{3: 4, 4: None, 5: None},
+    }
+    assert queue.gone_back(2, 2) is None, "to another merge"
+    assert queue.gone_back(3, 2) == queue.generations[4], "a way back to itself is none"
+    with pytest.raises(NoSuchGeneration):
+        queue.gone_back(9, 0)
+
+
 def test_the_newest_of_one_content() -> None:
     script = Transcript()
     script.write(*accepted(1))

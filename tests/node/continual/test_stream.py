@@ -177,8 +177,19 @@ def test_before_its_turn_it_is_only_set_aside(models: Path, home: Path) -> None:
         stream.revoke(seq)
         assert stream.queue.contribution(seq).status is Status.SET_ASIDE
         assert stream.work() is None
+        stream.revoke(seq)
+        assert len(stream.queue.generations) == 1
+        refused = stream.refuse("odd", name="x").seq
         with pytest.raises(NotKept, match="is set aside"):
-            stream.revoke(seq)
+            stream.revoke(refused)
+
+
+def test_what_is_revoked_again_is_no_other_generation(models: Path, home: Path) -> None:
+    with Stream(begun(home / "s", models)) as stream:
+        offered(stream, [models / "c1", models / "c2"])
+        first = stream.revoke(1)
+        assert stream.revoke(1) == first
+        assert len(stream.queue.generations) == 4
 
 
 def test_a_revocation_that_rot_makes_impossible_holds_nobody_up(models: Path, home: Path) -> None:

@@ -20,9 +20,10 @@ from weft.checkpoints.objects import MANIFEST_NAME
 from weft.errors import Corrupt, WeftError
 from weft.node.continual.errors import StreamCorrupt, Unfit
 from weft.node.continual.files import JOURNAL, STREAM, read_identity
+from weft.node.continual.history import queue_of
 from weft.node.continual.records import Status
 from weft.node.continual.spec import Keep
-from weft.node.continual.stream import Stream, queue_of
+from weft.node.continual.stream import Stream
 from weft.node.errors import OtherJournal
 from weft.node.journal import Journal
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from tests.checkpoints.folders import save_distributed
 from tests.node.continual.serving import Silent, kept
 from tests.node.continual.streams import begun, model, save, save_models, tuned
 from weft.checkpoints.delta_folders import write_delta
@@ -242,12 +243,12 @@ def test_a_pickle_is_never_whole_and_that_is_said_at_once(tmp_path: Path) -> Non
 class Shelf:
     """A watched folder, its stream, and a clock that a test moves."""
 
-    def __init__(self, folder: Path, keeper: Keeper) -> None:
-        self.folder, self.keeper, self.now = folder, keeper, 0.0
+    def __init__(self, folder: Path, keeper: Keeper, prefix: str = "") -> None:
+        self.folder, self.keeper, self.now, self.prefix = folder, keeper, 0.0, prefix
         self.watching = self.fresh()
 
     def fresh(self) -> Watching:
-        return Watching(self.folder, self.keeper, clock=lambda: self.now)
+        return Watching(self.folder, self.keeper, clock=lambda: self.now, prefix=self.prefix)
 
     async def settles(self, seconds: float = 10.0) -> list[Contribution]:
         """Look, let time pass, look again; and let the stream absorb."""
@@ -357,6 +358,22 @@ async def test_a_full_disk_is_said_and_it_is_taken_once_there_is_room(
         assert (told.status, keeper.trouble) == (Status.ABSORBED, "")
 
 
+async def test_of_a_distributed_checkpoint_what_has_the_prefix_is_taken(
+    tmp_path: Path, models: Path
+) -> None:
+    state: dict[str, object] = {"model": tuned(1), "optimizer": {"step": torch.ones(3)}}
+    async with kept(begun(tmp_path / "s", models)) as keeper:
+        shelf = Shelf(tmp_path / "w", keeper, prefix="model.")
+        save_distributed(shelf.folder / "dcp", state)
+        drop(models, "c2", shelf.folder / "plain")
+        told = await shelf.settles()
+        assert [each.status for each in told] == [Status.ABSORBED] * 2
+        with Stream(begun(tmp_path / "t", models)) as other:
+            other.offer(models / "c1")
+            expected = other.queue.contribution(1).digest
+        assert expected in [each.digest for each in told]
+
+
 @pytest.mark.parametrize("harm", [None, not_a_number, a_pickle])
 async def test_a_busy_journal_is_said_and_it_is_judged_once_it_is_free(
     tmp_path: Path,
@@ -426,8 +443,8 @@ async def test_what_changes_while_it_is_read_is_not_taken_and_read_again(
         def meddle(stream: Stream) -> None:
             stored = stream._intake.stored
 
-            def touching(offered: Contribution, path: Path) -> Contribution:
-                answer = stored(offered, path)
+            def touching(offered: Contribution, path: Path, prefix: str = "") -> Contribution:
+                answer = stored(offered, path, prefix)
                 shutil.copy(models / "c2" / "model.safetensors", folder)
                 stream._intake.stored = stored  # type: ignore[method-assign]
                 return answer
@@ -455,12 +472,12 @@ async def test_what_is_lost_while_it_is_read_stops_nothing(
         def meddle(stream: Stream) -> None:
             stored = stream._intake.stored
 
-            def harming(offered: Contribution, path: Path) -> Contribution:
+            def harming(offered: Contribution, path: Path, prefix: str = "") -> Contribution:
                 if path == folder and harm == "deleted":
                     shutil.rmtree(folder)
                 elif path == folder:
                     os.truncate(folder / "model.safetensors", 100)
-                return stored(offered, path)
+                return stored(offered, path, prefix)
 
             stream._intake.stored = harming  # type: ignore[method-assign]
 
