@@ -26,6 +26,10 @@ class CannotMerge(InvalidInput):
     """These contributions do not make a merge with this method."""
 
 
+class CannotAlign(InvalidInput):
+    """A model whose units cannot be told, or two models that have not the same units."""
+
+
 class OutOfBound(InvalidInput):
     """A value beyond what the grid of an exact sum holds."""
 
