@@ -51,7 +51,7 @@ Name = Annotated[
     typer.Argument(
         help="The graph: ring, torus, star, path, complete, hypercube, exponential, "
         "one_peer_exponential, base_k, random_regular, erdos_renyi, watts_strogatz, "
-        "random_matching, two_hub, or file."
+        "random_matching, epidemic, two_hub, or file."
     ),
 ]
 Nodes = Annotated[

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _WORD = 2**64
+_GOLDEN = 0x9E3779B97F4A7C15
 
 
 class Stream(IntEnum):
@@ -29,6 +30,10 @@ class Stream(IntEnum):
     SPARSE = 3
     COUNTS = 4
     PROBES = 5
+    STARTS = 6
+    LOSSES = 7
+    ABSENCES = 8
+    CLOCK = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,21 @@ class Source:
         The bias is limit / 2^64: nothing for the limits of graphs.
         """
         return (self.words(count, attempt) % np.uint64(limit)).astype(np.int64)
+
+    def fractions_of(self, keys: NDArray[np.int64]) -> NDArray[np.float64]:
+        """One fraction a key, whatever other keys are asked for: (keys,) float64 in [0, 1).
+
+        So that what happens to an edge, or to a node, does not hang on how many there are.
+
+        Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number
+            generators", the output function of SplitMix64, started from a word of this place.
+        """
+        mixed: NDArray[np.uint64]
+        mixed = self.words(1) + (keys.astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed ^= mixed >> np.uint64(31)
+        return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def permutation(self, count: int, attempt: int = 0) -> NDArray[np.int64]:
         """A random order of 0 .. count - 1: (count,) int64."""

@@ -18,7 +18,13 @@ from weft.topology.graphs import (
 )
 from weft.topology.listed import Listed
 from weft.topology.options import Scalar, with_options
-from weft.topology.random_graphs import ErdosRenyi, RandomMatching, RandomRegular, WattsStrogatz
+from weft.topology.random_graphs import (
+    Epidemic,
+    ErdosRenyi,
+    RandomMatching,
+    RandomRegular,
+    WattsStrogatz,
+)
 
 GRAPHS: dict[str, type[Graph]] = {
     "complete": Complete,
@@ -34,6 +40,7 @@ GRAPHS: dict[str, type[Graph]] = {
     "erdos_renyi": ErdosRenyi,
     "watts_strogatz": WattsStrogatz,
     "random_matching": RandomMatching,
+    "epidemic": Epidemic,
     "two_hub": TwoHub,
     "file": Listed,
 }

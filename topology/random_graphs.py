@@ -178,6 +178,64 @@ class RandomMatching(Graph):
         return Edges.between(nodes, order[:half], order[half : 2 * half])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epidemic(Graph):
+    """In each step every node sends to some others, chosen by chance; how many hear varies.
+
+    Its rule of weights is `uniform`, the plain mean of what a node has and hears, under
+    which the average drifts: declare that with `drift = true`, or take `push_sum`.
+
+    Attributes:
+        s: to how many each sends.
+
+    Source: de Vos et al. 2023, "Epidemic learning: boosting decentralized learning with
+        randomized communication", EL-Local.
+    """
+
+    exchangeable: ClassVar[bool] = True
+    s: int = 2
+
+    def __post_init__(self) -> None:
+        require(self.s >= 1, "s", self.s, "at least 1")
+
+    def exists(self, nodes: int) -> None:
+        """Needs as many others as each sends to."""
+        if self.s >= nodes:
+            raise BadGraph(
+                f"found {nodes} nodes, expected more than {self.s}, "
+                "the number of others that each sends to; ask for fewer"
+            )
+
+    def period(self, nodes: int) -> int | None:
+        """Never repeats, but where all send to all."""
+        return 1 if nodes <= 2 or self.s == nodes - 1 else None
+
+    def drawn(self, nodes: int, step: int, seed: int) -> Edges:
+        """Different hops for each sender."""
+        source = Source(seed=seed, round=step, stream=Stream.GRAPH)
+        receivers = (np.arange(nodes) + distinct_hops(nodes, self.s, source)) % nodes
+        return Edges.pulls(nodes, receivers.reshape(-1), np.tile(np.arange(nodes), self.s))
+
+    def entries(self, nodes: int) -> int:
+        """Those that it sends to, and itself."""
+        return nodes * (self.s + 1)
+
+
+def distinct_hops(nodes: int, count: int, source: Source) -> Int64:
+    """(count, nodes): for each node `count` different hops of 1 .. nodes - 1.
+
+    Pick after pick from those that are left: the number drawn is moved past the
+    smaller ones that were taken before.
+    """
+    taken = np.empty((0, nodes), dtype=np.int64)
+    for pick in range(count):
+        hop = source.below(nodes - 1 - pick, nodes, pick) + 1
+        for earlier in taken:
+            hop += hop >= earlier
+        taken = np.sort(np.concatenate([taken, hop[None]]), axis=0)
+    return taken
+
+
 def with_degrees(degrees: Int64, source: Source) -> Edges:
     """A random simple graph with given degrees, near-regular ones above all.
 

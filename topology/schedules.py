@@ -19,7 +19,7 @@ from weft.topology.adaptive import Announcement, check_announced
 from weft.topology.admission import admit, check_weights, graph_of, target_of
 from weft.topology.draws import Source, Stream
 from weft.topology.edges import Edges, Float64
-from weft.topology.errors import BadOption, NotConnected
+from weft.topology.errors import BadOption, NotConnected, NotStochastic
 from weft.topology.graphs import Complete, Graph
 from weft.topology.matrices import Mixing, check_stochastic
 from weft.topology.params import ScheduleParams
@@ -199,7 +199,10 @@ class Schedule:
         return self._weighed(self.graph.edges(self.nodes, step, self.seed))
 
     def _weighed(self, edges: Edges) -> Mixing:
-        return self.rule.apply(edges, self.target)
+        try:
+            return self.rule.apply(edges, self.target)
+        except NotStochastic as error:
+            raise NotStochastic(f"{self.params.title}: {error}") from None
 
     def _drawn(self, pairs: Pairs, round: int) -> Edges:
         source = Source(seed=self.seed, round=round, stream=Stream.SPARSE)

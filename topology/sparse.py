@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from weft.topology.draws import Source
 from weft.topology.edges import Edges, Int64
-from weft.topology.random_graphs import with_degrees
+from weft.topology.random_graphs import distinct_hops, with_degrees
 
 
 def pairs_anywhere(nodes: int, expected: float, counts: Source, source: Source) -> Edges:
@@ -39,7 +39,7 @@ def pulls_anywhere(nodes: int, expected: float, counts: Source, source: Source) 
     """Each node takes from random others: the whole part surely, the fraction by chance."""
     wanted = np.minimum(_counts(nodes, expected, counts), nodes - 1)
     most = int(wanted.max(initial=0))
-    hops = _distinct_hops(nodes, most, source)
+    hops = distinct_hops(nodes, most, source)
     receivers = np.tile(np.arange(nodes), most)
     senders = ((np.arange(nodes) + hops) % nodes).reshape(-1)
     taken = np.repeat(np.arange(most), nodes) < np.tile(wanted, most)
@@ -78,18 +78,3 @@ def _counts(nodes: int, expected: float, counts: Source) -> Int64:
     whole = int(expected)
     more: NDArray[np.bool_] = counts.fractions(nodes) < expected - whole
     return whole + more.astype(np.int64)
-
-
-def _distinct_hops(nodes: int, count: int, source: Source) -> Int64:
-    """(count, nodes): for each node `count` different hops of 1 .. nodes - 1.
-
-    Pick after pick from those that are left: the number drawn is moved past the
-    smaller ones that were taken before.
-    """
-    taken = np.empty((0, nodes), dtype=np.int64)
-    for pick in range(count):
-        hop = source.below(nodes - 1 - pick, nodes, pick) + 1
-        for earlier in taken:
-            hop += hop >= earlier
-        taken = np.sort(np.concatenate([taken, hop[None]]), axis=0)
-    return taken

@@ -12,7 +12,7 @@ from weft.topology.schedules import Schedule, ScheduleParams, build_schedule
 GRAPHS = (
     *("complete", "ring", "path", "star", "exponential", "one_peer_exponential", "base_k"),
     *("torus", "hypercube", "random_regular", "erdos_renyi", "watts_strogatz"),
-    *("random_matching", "two_hub", "file"),
+    *("random_matching", "epidemic", "two_hub", "file"),
 )
 WEIGHTS = ("own", "metropolis", "uniform", "sinkhorn", "max_degree", "hastings", "push_sum")
 

@@ -77,3 +77,32 @@ def test_fractions_are_uniform() -> None:
     assert drawn.max() < 1
     shares = np.histogram(drawn, bins=10, range=(0, 1))[0] / 20_000
     assert np.abs(shares - 0.1).max() < 0.01
+
+
+def split_mix(state: int) -> int:
+    """SplitMix64's output function, in Python's whole numbers."""
+    state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    state = (state ^ state >> 27) * 0x94D049BB133111EB % 2**64
+    return state ^ state >> 31
+
+
+def test_the_reference_of_split_mix_gives_the_published_numbers() -> None:
+    golden = 0x9E3779B97F4A7C15
+    found = [split_mix((1234567 + golden * count) % 2**64) for count in (1, 2, 3)]
+    assert found == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+def test_fractions_of_keys_are_split_mix_from_a_word_of_their_place() -> None:
+    source = Source(seed=3, round=9, stream=Stream.LOSSES)
+    start, golden = int(source.words(1)[0]), 0x9E3779B97F4A7C15
+    keys = [0, 1, 7, 10**10]
+    expected = [(split_mix((start + golden * (key + 1)) % 2**64) >> 11) / 2**53 for key in keys]
+    assert source.fractions_of(np.array(keys)).tolist() == expected
+
+
+def test_a_key_s_fraction_does_not_hang_on_the_others() -> None:
+    source = Source(seed=3, stream=Stream.LOSSES)
+    together = source.fractions_of(np.arange(20_000))
+    assert source.fractions_of(np.array([17, 4]))[0] == together[17]
+    shares = np.histogram(together, bins=10, range=(0, 1))[0] / 20_000
+    assert np.abs(shares - 0.1).max() < 0.01

@@ -33,6 +33,8 @@ def allowed(name: str, weights: str) -> set[str]:
         names.add("NotStochastic")
     if weights == "hastings" and name in ONE_WAY:
         names.add("NotStochastic")
+    if name == "epidemic" and weights != "push_sum":
+        names.add("NotStochastic")
     return names
 
 

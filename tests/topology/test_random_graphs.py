@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.topology.built import built
 from weft.topology.draws import Source, Stream
-from weft.topology.errors import NotConnected
+from weft.topology.errors import BadGraph, NotConnected, NotStochastic
 from weft.topology.families import graph
 from weft.topology.random_graphs import with_degrees
 
@@ -93,3 +94,50 @@ def test_matchings_favour_no_pair_and_change() -> None:
         seen[edges.receivers, edges.senders] += 1
     shares = seen[np.triu_indices(8, 1)] / 2000
     assert np.abs(shares - 1 / 7).max() < 0.03
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(3, 40), st.data(), st.integers(0, 1000), st.integers(0, 10**6))
+def test_every_node_sends_to_so_many_others(
+    nodes: int, data: st.DataObject, step: int, seed: int
+) -> None:
+    to = data.draw(st.integers(1, nodes - 1))
+    edges = graph("epidemic", [("s", to)]).edges(nodes, step, seed)
+    assert edges.out_degrees.tolist() == [to] * nodes
+    assert (edges.receivers != edges.senders).all()
+
+
+def test_senders_favour_nobody_and_how_many_hear_is_binomial() -> None:
+    nodes, to, steps = 7, 2, 1500
+    seen, heard = np.zeros((nodes, nodes)), []
+    for step in range(steps):
+        edges = graph("epidemic", [("s", to)]).edges(nodes, step, 5)
+        seen[edges.receivers, edges.senders] += 1
+        heard.append(edges.in_degrees)
+    apart = seen[~np.eye(nodes, dtype=bool)] / steps
+    assert np.abs(apart - to / (nodes - 1)).max() < 0.05
+    chance = to / (nodes - 1)
+    assert np.var(heard) == pytest.approx((nodes - 1) * chance * (1 - chance), rel=0.05)
+
+
+def test_sending_to_all_others_is_the_plain_mean() -> None:
+    schedule = built("epidemic", 6, "uniform", options={"s": 5})
+    schedule.check()
+    assert np.allclose(schedule.mixing(3).dense(), 1 / 6, atol=1e-15)
+    assert schedule.period == 1
+
+
+def test_epidemic_weights_are_the_mean_of_what_is_heard_and_the_drift_must_be_declared() -> None:
+    schedule = built("epidemic", 9, "uniform", options={"s": 2, "drift": True})
+    schedule.check()
+    mixing = schedule.mixing(4)
+    for node in range(9):
+        heard = mixing.row(node)
+        assert [weight for _, weight in heard] == pytest.approx([1 / len(heard)] * len(heard))
+    with pytest.raises(NotStochastic, match="drift = true"):
+        built("epidemic", 9, "uniform").check()
+
+
+def test_no_node_sends_to_more_than_there_are() -> None:
+    with pytest.raises(BadGraph, match="found 3 nodes, expected more than 3"):
+        built("epidemic", 3, "uniform", options={"s": 3})
