@@ -1,6 +1,6 @@
 """What can be wrong with a study: its data, its split, its options, its daemons."""
 
-from weft.errors import InvalidInput, Unavailable
+from weft.errors import InvalidInput, Refused, Unavailable
 
 
 class BadData(InvalidInput):
@@ -27,5 +27,21 @@ class MissingExtra(InvalidInput):
     """A library of an optional part is not installed; says which extra brings it."""
 
 
+class RankLost(Unavailable):
+    """A rank of a distributed study ended, failed or fell silent; names it."""
+
+
 class DaemonDied(Unavailable):
     """A daemon of a demo ended before its time; says how, and where its log is."""
+
+
+class BadExperiment(InvalidInput):
+    """An experiment's file, or a cell of it, that cannot be run; says which, and why."""
+
+
+class OtherExperiment(Refused):
+    """The folder for an experiment's results holds those of another one, or other files."""
+
+
+class WorkerDied(Unavailable):
+    """A worker process of a study ended before its time; says how, and whose nodes it had."""

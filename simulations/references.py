@@ -10,10 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from weft.simulations.tasks.classification import ClassificationTrainer
+from weft.node.trainer import Trainer
+from weft.simulations.tasks.classification import ClassificationTrainer, load_task
+from weft.simulations.tasks.dealt import DealtTask
+from weft.simulations.tasks.models import written
 
 Tensors = Mapping[str, Tensor]
 
@@ -33,15 +37,23 @@ class TaskOptions:
     lr: float = 0.0
     decay: float = 0.93
     model: str = "mlp"
+    model_options: Mapping[str, int] | str = ""
     limit: int = 0
+    test_limit: int = 0
 
     def of_node(self, node: int) -> dict[str, Any]:
-        """The keyword arguments of one node's trainer."""
-        return {name: getattr(self, name) for name in self.__slots__} | {"node": node}
+        """The keyword arguments of one node's trainer, each one that a line of a file can say."""
+        options = {name: getattr(self, name) for name in self.__slots__}
+        return options | {"model_options": written(self.model_options), "node": node}
 
-    def trainer(self, node: int) -> ClassificationTrainer:
-        """One node's trainer."""
-        return ClassificationTrainer(**self.of_node(node))
+    def trainer(self, node: int, task: DealtTask | None = None) -> ClassificationTrainer:
+        """One node's trainer; `task`, as `dealt` gave it, is for many in one process."""
+        return ClassificationTrainer(**self.of_node(node), task=task)
+
+    def dealt(self) -> DealtTask:
+        """The task, dealt out to all nodes."""
+        whole = load_task(self.data, self.limit, self.test_limit)
+        return DealtTask.of(whole, self.split, nodes=self.nodes, alpha=self.alpha, seed=self.seed)
 
     @property
     def central(self) -> "TaskOptions":
@@ -49,11 +61,17 @@ class TaskOptions:
         return replace(self, nodes=1, split="whole")
 
 
-def initial_model(trainer: ClassificationTrainer, seed: int) -> nn.Module:
+def initial_model(trainer: Trainer, seed: int) -> nn.Module:
     """The trainer's model, drawn from the seed as a run's base is; global generator untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return trainer.model()
+
+
+def initial_model_of(trainer: Trainer, seed: int, node: int) -> nn.Module:
+    """One of a node's own, where all start from different models; as `initial_model`."""
+    drawn = np.random.SeedSequence([seed, node]).generate_state(1, np.uint64)[0]
+    return initial_model(trainer, int(drawn) >> 1)
 
 
 def learn(trainer: ClassificationTrainer, *, rounds: int, seed: int) -> list[float]:

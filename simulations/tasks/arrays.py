@@ -88,15 +88,16 @@ def make_task(arrays: Mapping[str, NDArray[np.generic]], *, where: str = "task")
     )
 
 
-def limited(task: ArrayTask, limit: int) -> ArrayTask:
-    """The task with its first `limit` training examples; all of them where limit is 0."""
-    if limit <= 0 or limit >= len(task.x_train):
+def limited(task: ArrayTask, limit: int, test_limit: int = 0) -> ArrayTask:
+    """The task with its first so many training and test examples; all where a limit is 0."""
+    if not 0 < limit < len(task.x_train) and not 0 < test_limit < len(task.x_test):
         return task
+    train, test = limit or len(task.x_train), test_limit or len(task.x_test)
     return ArrayTask(
-        x_train=task.x_train[:limit],
-        y_train=task.y_train[:limit],
-        x_test=task.x_test,
-        y_test=task.y_test,
+        x_train=task.x_train[:train],
+        y_train=task.y_train[:train],
+        x_test=task.x_test[:test],
+        y_test=task.y_test[:test],
         classes=task.classes,
     )
 

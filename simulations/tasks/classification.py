@@ -10,19 +10,19 @@ The same class trains the references (a node alone, all data in one place), so
 that what differs is the merging and nothing else.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from weft.simulations.errors import BadOption
+from weft.simulations.errors import BadOption, Diverged
 from weft.simulations.tasks.arrays import ArrayTask, limited, load_npz
+from weft.simulations.tasks.dealt import DealtTask
 from weft.simulations.tasks.digits import load_digits
-from weft.simulations.tasks.models import build_model
+from weft.simulations.tasks.models import build_model, parse_options
 from weft.simulations.tasks.optimizers import Slots, build_optimizer
-from weft.simulations.tasks.splits import split as deal_out
 
 DIGITS = "digits"
 CALIBRATION_BATCH = 256
@@ -30,9 +30,9 @@ EVALUATION_BATCH = 1024
 LEARNING_RATES = {"sgd": 0.2, "adam": 0.003}
 
 
-def load_task(data: str, limit: int = 0) -> ArrayTask:
-    """The digits, or the task in an .npz file; at most `limit` training examples (0: all)."""
-    return limited(load_digits() if data == DIGITS else load_npz(data), limit)
+def load_task(data: str, limit: int = 0, test_limit: int = 0) -> ArrayTask:
+    """The digits, or the task in an .npz file; at most so many examples (0: all of them)."""
+    return limited(load_digits() if data == DIGITS else load_npz(data), limit, test_limit)
 
 
 class ClassificationTrainer:
@@ -55,8 +55,19 @@ class ClassificationTrainer:
         lr: learning rate; 0 takes the optimizer's usual one.
         decay: what the learning rate is multiplied by from one round to the next.
         momentum: of "sgd".
-        model: "mlp" or "cnn".
-        limit: use the first so many training examples; 0 for all.
+        model: of `weft.simulations.tasks.models.MODELS`.
+        model_options: of the model, as a mapping or as "width=8, depth=2".
+        limit, test_limit: use the first so many training and test examples; 0 for all.
+        task: the task as it was dealt out already, for many trainers in one process:
+            `data`, `split`, `alpha` and the limits are not looked at. Without it this
+            trainer keeps its own share and nothing of the others'.
+
+    Attributes:
+        inputs, labels: examples, those of all nodes where a task was given. Not to be
+            written to.
+        share: (data_size,) int64, which of them are this node's.
+        test: inputs and labels that all nodes share.
+        optimizer, momentum: as given.
 
     Raises:
         InvalidInput: data, split or an option that cannot be used.
@@ -78,69 +89,93 @@ class ClassificationTrainer:
         decay: float = 0.93,
         momentum: float = 0.5,
         model: str = "mlp",
+        model_options: Mapping[str, int] | str = "",
         limit: int = 0,
+        test_limit: int = 0,
+        task: DealtTask | None = None,
     ) -> None:
         _check(nodes=nodes, node=node, steps=steps, batch=batch, optimizer=optimizer, lr=lr)
-        task = load_task(data, limit)
-        mine = deal_out(split, task.y_train, nodes=nodes, alpha=alpha, seed=seed)[node]
-        self._inputs, self._labels = _tensors(task.x_train[mine], task.y_train[mine])
-        self._test = _tensors(task.x_test, task.y_test)
-        self._classes = task.classes
-        self._model_name = model
+        if task is None:
+            whole = load_task(data, limit, test_limit)
+            dealt = DealtTask.of(whole, split, nodes=nodes, alpha=alpha, seed=seed).only(node)
+        else:
+            dealt = task
+        self.inputs, self.labels = dealt.inputs, dealt.labels
+        self.share = dealt.shares[0 if task is None else node]
+        self.test = dealt.test_inputs, dealt.test_labels
+        self.optimizer, self.momentum = optimizer, momentum
+        self._classes = dealt.classes
+        self._model_name, self._model_options = model, parse_options(model_options)
         self._key = (seed, node)
         self._steps, self._batch = steps, batch
-        self._optimizer_name = optimizer
-        self._lr, self._decay, self._momentum = lr or LEARNING_RATES[optimizer], decay, momentum
+        self._lr, self._decay = lr or LEARNING_RATES[optimizer], decay
         self._slots: Slots = {}
 
     @property
     def data_size(self) -> int:
         """How many examples this node trains on."""
-        return len(self._labels)
+        return len(self.share)
 
     @property
     def class_counts(self) -> list[int]:
         """How many examples of each class this node has."""
-        return torch.bincount(self._labels, minlength=self._classes).tolist()
+        return torch.bincount(self.labels[self.share].flatten(), minlength=self._classes).tolist()
 
     def model(self) -> nn.Module:
         """A new model, its parameters drawn from torch's generator."""
-        shape = tuple(self._inputs.shape[1:])
-        return build_model(self._model_name, shape=shape, classes=self._classes)
+        shape = tuple(self.inputs.shape[1:])
+        return build_model(
+            self._model_name, shape=shape, classes=self._classes, **self._model_options
+        )
 
     def train(self, model: nn.Module, round: int) -> dict[str, float]:
-        """Train one round in place; the mean loss of its steps."""
-        optimizer = build_optimizer(
-            self._optimizer_name, model, self._slots, momentum=self._momentum
-        )
-        lr = self._lr * self._decay**round
+        """Train one round in place; the mean loss of its steps.
+
+        Raises:
+            Diverged: a loss that is not finite; names node, round and step.
+        """
+        optimizer = build_optimizer(self.optimizer, model, self._slots, momentum=self.momentum)
+        rate = self.rate(round)
         device = next(model.parameters()).device
-        inputs, labels = self._inputs.to(device), self._labels.to(device)
+        inputs, labels, batches = self._on(device, round)
         model.train()
-        total = torch.zeros((), dtype=torch.float64, device=device)
-        for chosen in self._batches(round):
-            loss = nn.functional.cross_entropy(model(inputs[chosen]), labels[chosen])
+        losses = torch.zeros(self._steps, dtype=torch.float64, device=device)
+        for step, chosen in enumerate(batches):
+            loss = self.loss(model(inputs[chosen]), labels[chosen])
             loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step(lr)
-            total += loss.detach()
+            optimizer.step(rate)
+            losses[step] = loss.detach()
         self._slots = optimizer.slots
-        return {"loss": total.item() / self._steps, "examples": float(self._steps * self._batch)}
+        check_losses(losses, self._key[1], round)
+        return {"loss": losses.mean().item(), "examples": float(self._steps * self._batch)}
+
+    def rate(self, round: int) -> float:
+        """The learning rate of a round."""
+        return self._lr * self._decay**round
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """What a step minimises: the mean cross entropy of (batch, ..., classes) outputs."""
+        return nn.functional.cross_entropy(outputs.flatten(0, -2), labels.flatten())
+
+    def batches(self, round: int) -> Tensor:
+        """(steps, batch) int64 indices into `inputs`: the batches of a round, one a step."""
+        return self.share[self._places(round)]
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Accuracy (a fraction) and loss on the test set that all nodes share."""
         device = next(model.parameters()).device
-        inputs, labels = self._test[0].to(device), self._test[1].to(device)
+        inputs, labels = self.test[0].to(device), self.test[1].to(device)
         model.eval()
         with torch.no_grad():
             outputs = torch.cat([model(part) for part in torch.split(inputs, EVALUATION_BATCH)])
-            loss = nn.functional.cross_entropy(outputs, labels).item()
-            accuracy = (outputs.argmax(dim=1) == labels).double().mean().item()
+            loss = self.loss(outputs, labels).item()
+            accuracy = (outputs.argmax(dim=-1) == labels).double().mean().item()
         return {"accuracy": accuracy, "test_loss": loss}
 
     def calibration(self) -> Iterator[tuple[Tensor]]:
         """This node's inputs, batch by batch, for running statistics."""
-        for part in torch.split(self._inputs, CALIBRATION_BATCH):
-            yield (part,)
+        for part in torch.split(self.share, CALIBRATION_BATCH):
+            yield (self.inputs[part],)
 
     def state(self) -> dict[str, object]:
         """The optimizer's state; empty before the first round."""
@@ -150,8 +185,16 @@ class ClassificationTrainer:
         """Take the optimizer's state back; without one the next round starts afresh."""
         self._slots = cast(Slots, state.get("optimizer", {}))
 
-    def _batches(self, round: int) -> Tensor:
-        """(steps, batch) indices: shuffled passes over the share, one after the other."""
+    def _on(self, device: torch.device, round: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs, labels and the round's batches as indices into them, on the device."""
+        if device.type == "cpu":
+            return self.inputs, self.labels, self.batches(round)
+        # Only this node's share goes there, and it goes at once.
+        inputs, labels = self.inputs[self.share], self.labels[self.share]
+        return inputs.to(device), labels.to(device), self._places(round)
+
+    def _places(self, round: int) -> Tensor:
+        """(steps, batch) places in the share: shuffled passes over it, one after the other."""
         generator = np.random.default_rng([*self._key, round])
         needed = self._steps * self._batch
         passes = -(-needed // self.data_size)
@@ -159,10 +202,19 @@ class ClassificationTrainer:
         return torch.from_numpy(order[:needed].reshape(self._steps, self._batch))
 
 
-def _tensors(
-    inputs: "np.typing.NDArray[np.float32]", labels: "np.typing.NDArray[np.int64]"
-) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(np.ascontiguousarray(inputs)), torch.from_numpy(labels)
+def check_losses(losses: Tensor, node: int, round: int) -> None:
+    """Refuse the losses (steps,) of a round of which one is not finite.
+
+    Raises:
+        Diverged: names node, round and step.
+    """
+    finite = torch.isfinite(losses)
+    if not finite.all():
+        step = int((~finite).nonzero()[0])
+        raise Diverged(
+            f"node {node}, round {round}, step {step}: "
+            f"found a loss of {losses[step].item()}; take a lower lr"
+        )
 
 
 def _check(*, nodes: int, node: int, steps: int, batch: int, optimizer: str, lr: float) -> None:

@@ -1,5 +1,7 @@
 """References by hand, and the demo's claims rehearsed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -58,10 +60,17 @@ def test_options_reach_the_trainer() -> None:
     assert options.of_node(2) == {
         "data": "digits", "nodes": 3, "node": 2, "split": "dirichlet", "alpha": 0.7, "seed": 5,
         "steps": 2, "batch": 8, "optimizer": "adam", "lr": 0.0, "decay": 0.93, "model": "mlp",
-        "limit": 0,
+        "model_options": "", "limit": 0, "test_limit": 0,
     }  # fmt: skip
     assert isinstance(options.trainer(2), ClassificationTrainer)
     assert options.central.trainer(0).data_size == 1257
+
+
+def test_model_options_reach_the_model_by_way_of_a_line_of_text() -> None:
+    options = replace(SMALL, model_options={"hidden": 5, "layers": 2})
+    assert options.of_node(0)["model_options"] == "hidden=5, layers=2"
+    shapes = [tuple(parameter.shape) for parameter in options.trainer(0).model().parameters()]
+    assert shapes == [(5, 64), (5,), (5, 5), (5,), (10, 5), (10,)]
 
 
 def test_references_train_the_steps_of_the_run() -> None:

@@ -60,6 +60,14 @@ def test_limit_takes_the_first_training_examples() -> None:
     assert limited(task, 999) is task
 
 
+def test_a_limit_of_its_own_takes_the_first_test_examples() -> None:
+    task = make_task(good())
+    assert np.array_equal(limited(task, 0, 4).x_test, task.x_test[:4])
+    assert np.array_equal(limited(task, 5, 4).y_test, task.y_test[:4])
+    assert len(limited(task, 0, 4).y_train) == 20
+    assert limited(task, 0, 999) is task
+
+
 WRONG: list[tuple[str, Arrays, str]] = [
     ("shape", {"x_test": np.zeros((6, 5, 4))}, "expected the same"),
     ("labels_float", {"y_train": np.zeros(20)}, "expected whole numbers"),

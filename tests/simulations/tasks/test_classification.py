@@ -15,8 +15,9 @@ from weft.node.trainer import (
     data_size_of,
     load_trainer,
 )
-from weft.simulations.errors import BadOption
-from weft.simulations.tasks.classification import ClassificationTrainer
+from weft.simulations.errors import BadOption, Diverged
+from weft.simulations.tasks.classification import ClassificationTrainer, load_task
+from weft.simulations.tasks.dealt import DealtTask
 
 OPTIONS: dict[str, Any] = {"nodes": 4, "steps": 5}
 
@@ -109,6 +110,12 @@ def test_learning_rate_decays_by_round() -> None:
         torch.testing.assert_close(quarter, full / 4, atol=1e-6, rtol=1e-4)
 
 
+def test_a_loss_that_is_not_finite_names_node_round_and_step() -> None:
+    trainer = ClassificationTrainer(**OPTIONS, node=2, lr=1e20)
+    with pytest.raises(Diverged, match=r"node 2, round 3, step [12]: found a loss of (nan|inf)"):
+        trainer.train(seeded_model(trainer), 3)
+
+
 def test_it_learns_all_digits_from_all_examples() -> None:
     trainer = ClassificationTrainer(split="whole", steps=200)
     model = seeded_model(trainer)
@@ -133,6 +140,28 @@ def test_evaluate_leaves_the_model_alone() -> None:
     before = parameters(model)
     assert trainer.evaluate(model) == trainer.evaluate(model)
     assert equal(before, parameters(model))
+
+
+def test_batches_are_passes_over_the_share() -> None:
+    trainer = ClassificationTrainer(nodes=4, node=1, steps=50, batch=32)
+    batches = trainer.batches(0)
+    assert batches.shape == (50, 32)
+    first = batches.flatten()[: trainer.data_size]
+    assert torch.equal(first.sort().values, trainer.share)
+
+
+def test_a_task_that_is_shared_gives_the_same_model_to_the_bit() -> None:
+    whole = load_task("digits")
+    task = DealtTask.of(whole, "dirichlet", nodes=4, alpha=0.3, seed=0)
+    models = []
+    for given in (None, task):
+        trainer = ClassificationTrainer(**OPTIONS, node=1, task=given)
+        model = seeded_model(trainer)
+        metrics = [trainer.train(model, 0), trainer.evaluate(model)]
+        models.append((parameters(model), metrics))
+    assert equal(models[0][0], models[1][0])
+    assert models[0][1] == models[1][1]
+    assert trainer.inputs is task.inputs
 
 
 def test_calibration_gives_the_node_s_inputs_each_time_alike() -> None:
@@ -162,7 +191,7 @@ def test_options_out_of_range(options: dict[str, Any], said: str) -> None:
 def test_unknown_model_and_cnn_of_vectors(tmp_path: Path) -> None:
     import numpy as np
 
-    with pytest.raises(BadOption, match="known are mlp and cnn"):
+    with pytest.raises(BadOption, match="known are mlp, cnn"):
         ClassificationTrainer(model="vit").model()
     path = tmp_path / "vectors.npz"
     labels = np.array([0, 1])
