@@ -22,8 +22,8 @@ class Accuracies:
 
     Attributes:
         mean, worst, best: over the nodes, each with its own model.
-        merged: of the plain mean of all models, which nobody holds: what a global merge
-            now would score. Running statistics are measured over all nodes' data.
+        merged: of the mean of all models, which nobody holds: what a global merge now
+            would score. Running statistics are measured over all nodes' data.
     """
 
     mean: float
@@ -41,9 +41,15 @@ class Moment:
         loss: mean training loss over nodes and steps.
         messages: models, or what a rule sends in their place, that moved in this round.
         bytes: of those.
-        trained, mixed: the consensus distance before and after the exchange, in the units
-            of the parameters; `weft.simulations.references.consensus_distance`.
+        trained, mixed: the consensus distance before and after the exchange, about the mean
+            that a global merge would give, in the units of the parameters;
+            `weft.simulations.references.consensus_distance`.
         accuracies: None in rounds that are not evaluated.
+        drift: how far the exchange moved the mean that a global merge would give, in the
+            units of the parameters: zero, up to rounding, where W and the rule keep it.
+        moved: which share of the units of the models that moved changed place on arrival;
+            zero where the rule does not align. Where it does, distances and the mean are
+            those of the models in one order of units.
     """
 
     round: int
@@ -53,16 +59,23 @@ class Moment:
     trained: float
     mixed: float
     accuracies: Accuracies | None
+    drift: float = 0.0
+    moved: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """Who takes part: engine, rule and schedule, fitting one another."""
+    """Who takes part: engine, rule and schedule, fitting one another.
+
+    Attributes:
+        resets: optimizers start afresh after every round in which the schedule mixes.
+    """
 
     crew: Crew
     exchange: Exchange
     rule: Rule
     schedule: Schedule
+    resets: bool = False
 
     def moments(self, evaluated: Callable[[int], bool] = lambda _: True) -> Iterator[Moment]:
         """Run all rounds of the schedule; one moment after each.
@@ -75,39 +88,46 @@ class Study:
             Diverged: a node's model is not finite any more.
         """
         rows = self.crew.fleet.parameters
+        self.rule.join(self.crew)
         self.rule.begin(rows)
         for round in range(self.schedule.rounds):
             mixing = self.schedule.mixing(round)
             loss = self._mean(self.crew.train(round))
-            trained = self._distance()
+            before, trained = after, mixed = self._seen()
             self.rule.communicate(rows, mixing, self.exchange)
             if mixing.messages:
                 self.crew.re_estimate()
+                after, mixed = self._seen()
+                if self.resets:
+                    self.crew.reset_optimizers()
+            traffic = self.rule.traffic(mixing, rows.shape[1])
             yield Moment(
                 round=round,
                 loss=loss,
-                messages=mixing.messages,
-                bytes=mixing.messages * self.rule.message_bytes(rows.shape[1]),
+                messages=traffic.messages,
+                bytes=traffic.bytes,
                 trained=trained,
-                mixed=self._distance() if mixing.messages else trained,
-                accuracies=self._accuracies() if evaluated(round) else None,
+                mixed=mixed,
+                accuracies=self._accuracies(after) if evaluated(round) else None,
+                drift=(after - before).norm().item(),
+                moved=self.rule.moved if mixing.messages else 0.0,
             )
 
-    def _accuracies(self) -> Accuracies:
+    def _accuracies(self, merged: Tensor) -> Accuracies:
         every = self.exchange.every(self.crew.evaluate())
-        mean = self.exchange.mean(self.crew.fleet.parameters).float()
         return Accuracies(
             mean=every.mean().item(),
             worst=every.min().item(),
             best=every.max().item(),
-            merged=self.crew.score(mean),
+            merged=self.crew.score(merged.to(self.crew.fleet.parameters.dtype)),
         )
 
-    def _distance(self) -> float:
-        rows = self.crew.fleet.parameters
-        mean = self.exchange.mean(rows)
+    def _seen(self) -> tuple[Tensor, float]:
+        """(P,) float64, the mean that a global merge would give, and the distance about it."""
+        rows = self.rule.comparable(self.crew.fleet.parameters)
+        mean = self.rule.mean(rows, self.exchange)
         squares = sum_of_squares(rows, mean)
-        return math.sqrt(self.exchange.total(squares).item() / self.schedule.nodes)
+        return mean, math.sqrt(self.exchange.total(squares).item() / self.schedule.nodes)
 
     def _mean(self, losses: Tensor) -> float:
         return self.exchange.total(losses.unsqueeze(1)).item() / self.schedule.nodes

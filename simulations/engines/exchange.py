@@ -14,8 +14,9 @@ COLUMNS = 1 << 16
 class Exchange(Protocol):
     """What a rule of learning asks of an engine.
 
-    Rows are those of the nodes that this process holds, in order. Values are float32;
-    sums are in float64 and rounded once.
+    Rows are those of the nodes that this process holds, in order. Values are float32, or
+    float64 where a rule keeps some so; sums are in float64 and rounded once to the dtype
+    of the rows.
     """
 
     def mixed(self, rows: Tensor, mixing: Mixing) -> Tensor:
@@ -44,13 +45,13 @@ class Here:
         weights = mixing.sparse()
         found = torch.empty_like(rows)
         for start in range(0, rows.shape[1], COLUMNS):
-            part = rows[:, start : start + COLUMNS].double().numpy()
+            part = rows[:, start : start + COLUMNS].double().cpu().numpy()
             found[:, start : start + COLUMNS] = torch.from_numpy(weights @ part)
         return found
 
     def mean(self, rows: Tensor) -> Tensor:
         """(P,) float64: the mean over all nodes."""
-        found = torch.empty(rows.shape[1], dtype=torch.float64)
+        found = torch.empty(rows.shape[1], dtype=torch.float64, device=rows.device)
         for start in range(0, rows.shape[1], COLUMNS):
             found[start : start + COLUMNS] = rows[:, start : start + COLUMNS].double().mean(0)
         return found
