@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from weft.simulations.demo.outcome import Outcome, Story, Traffic
     from weft.simulations.demo.settings import DemoFolder, DemoSettings
 
-LEAVE_S = 15.0
-
 app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
@@ -105,75 +103,16 @@ def _run(
     settings: "DemoSettings", folder: "DemoFolder", daemons: "Fleet", shown: "Screen"
 ) -> "tuple[list[Story], Traffic, float]":
     """The daemons' part: from certificates to stopped processes."""
-    import asyncio
-    import time
-
     from weft.cli.demo_history import read_story
-    from weft.protocol.identity import COORDINATOR_NAME
-    from weft.simulations.demo.daemons import free_port
-    from weft.simulations.demo.stage import set_stage, write_inputs
+    from weft.simulations.demo.performance import perform
     from weft.simulations.errors import DaemonDied
 
-    began = time.monotonic()
-    address = f"127.0.0.1:{free_port()}"
-    set_stage(folder, settings, coordinator=address)
-    config = str(folder.config(COORDINATOR_NAME))
-    daemons.start(
-        COORDINATOR_NAME, ["coordinator", "--config", config], folder.log(COORDINATOR_NAME)
-    )
-    write_inputs(folder, settings)
-    shown.say(f"{settings.nodes} nodes and a coordinator at {address}; logs in {folder.path}/logs")
     try:
-        traffic = asyncio.run(_played(settings, folder, daemons, shown, address))
+        traffic, seconds = perform(settings, folder, daemons, say=shown.say, show=shown.show)
     except DaemonDied:
         _tell_last_words(daemons, shown)
         raise
-    seconds = time.monotonic() - began
-    daemons.wait(settings.names, LEAVE_S)
-    daemons.stop()
     return [read_story(folder, name) for name in settings.names], traffic, seconds
-
-
-async def _played(
-    settings: "DemoSettings",
-    folder: "DemoFolder",
-    daemons: "Fleet",
-    shown: "Screen",
-    address: str,
-) -> "Traffic":
-    """Create the run, start the nodes, show how it goes until it is over."""
-    import asyncio
-
-    from weft.errors import Refused, Unavailable
-    from weft.protocol.run import RunState
-    from weft.simulations.demo.operator import ASK_EVERY_S, Operator
-    from weft.simulations.demo.outcome import Traffic
-
-    operator = Operator(folder, address)
-    try:
-        await operator.wait_until_reached(daemons.require_alive)
-        await operator.create_run(settings)
-        for name in settings.names:
-            daemons.start(name, ["node", "--config", str(folder.config(name))], folder.log(name))
-        while True:
-            try:
-                progress = await operator.progress()
-            except Unavailable:
-                daemons.require_alive()  # the coordinator's last words say more
-                raise
-            shown.show(progress)
-            if progress.is_over:
-                break
-            daemons.require_alive()
-            await asyncio.sleep(ASK_EVERY_S)
-    finally:
-        await operator.close()
-    if progress.state is RunState.STOPPED:
-        raise Refused("the run was stopped before it was finished")
-    return Traffic(
-        sent={name: report.bytes_sent for name, report in progress.reports.items()},
-        received={name: report.bytes_received for name, report in progress.reports.items()},
-    )
 
 
 def _tell_last_words(daemons: "Fleet", shown: "Screen") -> None:

@@ -27,7 +27,8 @@ from weft.node.ledger import KIND as LEDGER
 from weft.node.workspace import Workspace
 from weft.protocol.run import NodeId, Phase
 from weft.simulations.demo.outcome import Happened, Story
-from weft.simulations.demo.settings import RUN_NAME, DemoFolder
+from weft.simulations.demo.settings import RUN_NAME, DemoFolder, DemoSettings
+from weft.simulations.engines.daemons import Recalled
 
 Value = TypeVar("Value")
 
@@ -90,6 +91,16 @@ class PublishedModels:
     def size(self, node: str, digest: str) -> int:
         """Bytes of the contribution as it travels."""
         return self._workspaces[node].store.manifest(digest).total_bytes
+
+
+def recalled(folder: DemoFolder, settings: DemoSettings) -> Recalled:
+    """What all nodes of a run that is over wrote down and kept."""
+    published = PublishedModels(folder, settings.names, base_digest(folder))
+    return Recalled(
+        stories=[read_story(folder, name) for name in settings.names],
+        model_of=published.model,
+        size_of=published.size,
+    )
 
 
 def _tensors(reader: TensorReader) -> dict[str, Tensor]:

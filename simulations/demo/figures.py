@@ -1,35 +1,12 @@
-"""The report's pictures, as SVG text that stands in an HTML page.
-
-Drawn by matplotlib without any display and without its global state.
-"""
+"""The report's pictures, as SVG text that stands in an HTML page."""
 
 import importlib.util
 import math
 from collections.abc import Mapping, Sequence
-from io import StringIO
-from typing import TYPE_CHECKING, Any
 
+from weft.simulations.canvas import DYE, INK, REED, WARP, WEFT, Canvas, circle, over_rounds
 from weft.simulations.demo.outcome import Edge, Outcome
 from weft.simulations.errors import MissingExtra
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-INK, FAINT, GRID = "#1f2933", "#9aa5b1", "#e4e7eb"
-WARP, WEFT, REED, DYE = "#2563ab", "#c2410c", "#4d7c0f", "#7c3aed"
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "weft",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 
 
 def require_matplotlib() -> None:
@@ -44,8 +21,8 @@ def require_matplotlib() -> None:
 
 def topology(names: Sequence[str], edges: Mapping[Edge, int]) -> str:
     """The nodes on a circle, and who took from whom; thicker is more bytes."""
-    canvas = _Canvas(4.2, 4.2)
-    places = dict(zip(names, _circle(len(names)), strict=True))
+    canvas = Canvas(4.2, 4.2)
+    places = dict(zip(names, circle(len(names)), strict=True))
     most = max(edges.values(), default=1)
     for (sender, receiver), count in edges.items():
         (x0, y0), (x1, y1) = places[sender], places[receiver]
@@ -63,7 +40,7 @@ def topology(names: Sequence[str], edges: Mapping[Edge, int]) -> str:
 
 def accuracy(outcome: Outcome) -> str:
     """Accuracy over the rounds: merged, alone, central, and the mean nobody merged."""
-    canvas = _Canvas(7.6, 4.2)
+    canvas = Canvas(7.6, 4.2)
     axes = canvas.axes
     for story in outcome.stories:
         points = [math.nan if done.accuracy is None else done.accuracy for done in story.rounds]
@@ -77,18 +54,18 @@ def accuracy(outcome: Outcome) -> str:
     axes.plot(_rounds(together), together, color=REED, linestyle=":", label="all data in one place")
     end, final = len(together), outcome.global_merged[0]
     axes.scatter([end], [final], color=INK, zorder=4, label=f"global merge {final:.1%}")
-    _over_rounds(axes, "accuracy on the shared test set")
+    over_rounds(axes, "accuracy on the shared test set")
     axes.legend(loc="lower right", fontsize=9, frameon=False)
     return canvas.svg("accuracy over rounds")
 
 
 def distance(outcome: Outcome) -> str:
     """Consensus distance over the rounds, before and after merging."""
-    canvas = _Canvas(7.6, 3.2)
+    canvas = Canvas(7.6, 3.2)
     axes = canvas.axes
     axes.plot(_rounds(outcome.before), outcome.before, color=WEFT, label="before merging")
     axes.plot(_rounds(outcome.after), outcome.after, color=WARP, label="after merging")
-    _over_rounds(axes, "consensus distance")
+    over_rounds(axes, "consensus distance")
     axes.set_ylim(bottom=0)
     axes.legend(loc="best", fontsize=9, frameon=False)
     return canvas.svg("consensus distance over rounds")
@@ -97,7 +74,7 @@ def distance(outcome: Outcome) -> str:
 def bytes_by_edge(names: Sequence[str], edges: Mapping[Edge, int]) -> str:
     """Who sent how much to whom, as a square of shades."""
     side = 2.2 + 0.5 * min(len(names), 16)
-    canvas = _Canvas(side, side)
+    canvas = Canvas(side, side)
     axes = canvas.axes
     table = [[edges.get((sender, receiver), 0) / 1024 for receiver in names] for sender in names]
     axes.imshow(table, cmap="Blues", vmin=0)
@@ -115,41 +92,5 @@ def bytes_by_edge(names: Sequence[str], edges: Mapping[Edge, int]) -> str:
     return canvas.svg("KiB of contributions by edge")
 
 
-class _Canvas:
-    """One figure with one pair of axes, without pyplot."""
-
-    def __init__(self, width: float, height: float) -> None:
-        import matplotlib
-        from matplotlib.figure import Figure
-
-        with matplotlib.rc_context(STYLE):
-            self._figure = Figure(figsize=(width, height), layout="constrained")
-            self.axes: Axes = self._figure.add_subplot()
-
-    def svg(self, title: str) -> str:
-        """The picture from its `<svg` on; the page has a prologue of its own."""
-        import matplotlib
-
-        text = StringIO()
-        with matplotlib.rc_context(STYLE):
-            self._figure.savefig(
-                text, format="svg", metadata={"Date": None, "Title": title, "Creator": None}
-            )
-        drawn = text.getvalue()
-        return drawn[drawn.index("<svg") :]
-
-
-def _over_rounds(axes: "Axes", y: str) -> None:
-    axes.set_xlabel("round")
-    axes.set_ylabel(y)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.locator_params(axis="x", integer=True)
-
-
 def _rounds(values: Sequence[float]) -> list[int]:
     return list(range(1, len(values) + 1))
-
-
-def _circle(count: int) -> list[tuple[float, float]]:
-    angles = [math.pi / 2 - 2 * math.pi * place / count for place in range(count)]
-    return [(math.cos(angle), math.sin(angle)) for angle in angles]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from weft.protocol.run import (
     FinalSpec,
@@ -12,8 +13,11 @@ from weft.protocol.run import (
 )
 from weft.simulations.errors import BadOption
 from weft.simulations.references import TaskOptions
+from weft.topology.options import Scalar
 from weft.topology.schedules import Schedule, ScheduleParams, build_schedule
 from weft.topology.weights import OWN
+
+Options: TypeAlias = tuple[tuple[str, Scalar], ...]
 
 RUN_NAME = "demo"
 MOST_NODES = 64
@@ -31,7 +35,10 @@ class DemoSettings:
 
     nodes: int = 4
     topology: str = "ring"
+    topology_options: Options = ()
+    weights: str = OWN
     schedule: str = "every"
+    schedule_options: Options = ()
     rounds: int = 20
     task: TaskOptions = field(default_factory=TaskOptions)
 
@@ -52,7 +59,13 @@ class DemoSettings:
 
     def mixing_schedule(self) -> Schedule:
         """Who mixes with whom, round by round."""
-        params = ScheduleParams(graph=self.topology, weights=OWN, schedule=self.schedule)
+        params = ScheduleParams(
+            graph=self.topology,
+            graph_options=self.topology_options,
+            weights=self.weights,
+            schedule=self.schedule,
+            schedule_options=self.schedule_options,
+        )
         return build_schedule(params, nodes=self.nodes, rounds=self.rounds, seed=self.task.seed)
 
     def spec(self, base: str) -> RunSpec:
@@ -67,8 +80,10 @@ class DemoSettings:
             seed=self.task.seed,
             base=base,
             merge=MergeSpec(retain_rounds=self.rounds + 1),
-            topology=TopologySpec(graph=self.topology, weights=OWN),
-            schedule=ScheduleSpec(name=self.schedule),
+            topology=TopologySpec(
+                graph=self.topology, options=dict(self.topology_options), weights=self.weights
+            ),
+            schedule=ScheduleSpec(name=self.schedule, options=dict(self.schedule_options)),
             final=FinalSpec(),
         )
 

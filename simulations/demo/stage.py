@@ -101,13 +101,16 @@ def _data_file(folder: DemoFolder, settings: DemoSettings) -> Path:
 
 def _run_sections(folder: DemoFolder, settings: DemoSettings) -> Sections:
     spec = settings.spec("0" * 64)
-    return {
+    sections: dict[str, Mapping[str, object]] = {
         "": {key: getattr(spec, key) for key in ("name", "nodes", "rounds", "seed")},
         "merge": {"method": spec.merge.method, "retain_rounds": spec.merge.retain_rounds},
         "topology": {"graph": spec.topology.graph, "weights": spec.topology.weights},
+        "topology.options": spec.topology.options,
         "schedule": {"name": spec.schedule.name},
+        "schedule.options": spec.schedule.options,
         "base": {"path": _beside(folder, folder.base)},
     }
+    return {section: keys for section, keys in sections.items() if keys}
 
 
 def _coordinator_keys(folder: DemoFolder, listen: str) -> dict[str, object]:

@@ -90,6 +90,21 @@ class Fleet:
     statistics: Tensor
 
     @classmethod
+    def of(cls, models: Iterable[nn.Module], nodes: range) -> "Fleet":
+        """Every node starts from a model of its own; one of them is looked at at a time."""
+        states = [[layout.vector(_state(model)) for layout in _layouts(model)] for model in models]
+        parameters, statistics = (torch.stack(rows) for rows in zip(*states, strict=True))
+        return cls(nodes=nodes, parameters=parameters, statistics=statistics)
+
+    def to(self, device: torch.device | str) -> "Fleet":
+        """The rows on a device."""
+        return Fleet(
+            nodes=self.nodes,
+            parameters=self.parameters.to(device),
+            statistics=self.statistics.to(device),
+        )
+
+    @classmethod
     def alike(cls, model: nn.Module, nodes: range) -> "Fleet":
         """Every node starts from one model."""
         rows = [layout.vector(_state(model)) for layout in _layouts(model)]

@@ -86,7 +86,7 @@ def test_summary_compares(tmp_path: Path) -> None:
         (["--data", "none.npz"], "no such file"),
         (["--split", "dirichlt"], "dirichlet"),
         (["--alpha", "0"], "alpha = 0"),
-        (["--model", "vit"], "known are mlp and cnn"),
+        (["--model", "vit"], "known are mlp, cnn"),
         (["--steps", "0"], "steps = 0"),
     ],
 )
