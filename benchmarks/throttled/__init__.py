@@ -1,0 +1,1 @@
+"""A run of real daemons whose ways up are throttled, and its times."""
