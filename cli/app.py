@@ -61,6 +61,9 @@ COMMANDS: tuple[CommandEntry, ...] = (
     ),
     CommandEntry(name="merge", panel=FILES, help="Merge models into one folder: any method."),
     CommandEntry(name="push", panel=FILES, help="A checkpoint into a stream on another machine."),
+    CommandEntry(
+        name="simulate", panel=FILES, help="Virtual nodes learn: topologies, schedules, rules."
+    ),
     CommandEntry(name="store", panel=FILES, help="A store of artifacts: size, garbage, verify."),
     CommandEntry(
         name="stream", panel=FILES, help="Checkpoints stream in, one merged model is always there."
