@@ -28,6 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "simulations": {
         "errors",
         "node.calibration",
+        "node.entries",
+        "node.global_merge",
         "node.rounds",
         "node.trainer",
         "coordinator.membership",
