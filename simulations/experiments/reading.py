@@ -75,7 +75,9 @@ def experiment_of(
         for cell in _cells(name, overridden(shared, arm), where, folder)
     ]
     keys = dict.fromkeys(key for cell in cells for key in cell.swept if key != SEEDS)
-    for tuned in {cell.settings.experiment.tune for cell in cells} - {None, *keys}:
+    # A change may leave one value of a key that the document tunes.
+    changed = {change.partition("=")[0].strip() for change in changes}
+    for tuned in {cell.settings.experiment.tune for cell in cells} - {None, *keys, *changed}:
         raise BadExperiment(
             f"{where}: experiment.tune: found {tuned!r}, expected a key that holds a list: "
             f"{', '.join(keys) or 'there is none'}"

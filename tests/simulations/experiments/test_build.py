@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import torch
 
 from tests.simulations.experiments.documents import read, tiny
 from weft.errors import InvalidInput
@@ -13,6 +14,8 @@ from weft.simulations.experiments.cells import Cell
 from weft.simulations.experiments.records import Record
 from weft.simulations.experiments.runner import perform
 from weft.simulations.experiments.settings import EngineName
+from weft.simulations.experiments.starts import fleet_of
+from weft.simulations.experiments.trainers import trainer
 
 OWN = {
     "trainer": "weft.simulations.tasks.classification:ClassificationTrainer",
@@ -74,6 +77,41 @@ def test_only_what_is_small_stays() -> None:
 def test_ranks_are_asked_for_where_there_are_none() -> None:
     with pytest.raises(BadExperiment, match="start it with torchrun"):
         perform(cell("distributed"))
+
+
+def test_nodes_start_together_or_apart() -> None:
+    together = fleet_of(cell(), trainer(cell(), 0)).parameters
+    apart = cell(starts="apart")
+    rows, again = (fleet_of(apart, trainer(apart, 0)).parameters for _ in range(2))
+    assert torch.equal(together, together[:1].expand_as(together))
+    assert torch.equal(rows, again)
+    assert all(not torch.allclose(rows[0], row) for row in rows[1:])
+
+
+@pytest.mark.parametrize("engine", ["local", "stacked"])
+def test_nodes_that_start_apart_are_aligned(engine: str) -> None:
+    document = tiny(
+        experiment={"engine": engine, "seeds": 0},
+        task={"starts": "apart"},
+        learning={"rule": "dimat", "optimizer": "reset"},
+    )
+    moments = perform(read(document).cells[0]).moments
+    assert min(moment.moved for moment in moments) > 0
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"learning": {"rule": "dimat"}}, "learning.rule: found dimat with the engine distributed"),
+        ({"task": {"starts": "apart"}}, "task.starts: found apart with the engine distributed"),
+    ],
+)
+def test_ranks_neither_align_nor_start_apart(
+    sections: dict[str, dict[str, str]], message: str
+) -> None:
+    document = tiny(**{"experiment": {"engine": "distributed"}, **sections})
+    with pytest.raises(BadExperiment, match=message):
+        build.engine_of(read(document).cells[0])
 
 
 def test_every_engine_that_can_be_named_is_there_or_refused() -> None:

@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,6 +114,12 @@ def test_of_a_tuned_key_each_line_shows_the_best_value() -> None:
     assert chosen(found[:1]) == found[:1]
     other = outcomes(tiny(task={"lr": [0.1, 0.2]}), [0.3, 0.3, 0.9, 0.9])
     assert chosen(other) == other, "what is swept and not tuned is shown"
+
+
+def test_a_change_may_fix_a_tuned_key() -> None:
+    document = tiny(experiment={"tune": "task.lr"}, task={"lr": [0.1, 0.2]})
+    fixed = read(document, Path(), "task.lr=0.1")
+    assert {cell.settings.task.lr for cell in fixed.cells} == {0.1}
 
 
 def test_a_tuned_key_is_swept() -> None:
