@@ -2,7 +2,7 @@
 
     python benchmarks/continual_stream.py --data FOLDER [--encoder FOLDER] [--quick]
            [--streams images texts] [--seeds 3] [--orders 5] [--only NAME]
-           [--choose] [--transfer] [--layers N] [--held N] [--joint] [--sequential N]
+           [--choose] [--transfer] [--layers N] [--held N] [--joint] [--sequential N] [--long N]
            [--cache FOLDER] [--out FOLDER] [--json]
 
 Two streams, of eight and of nine tasks: a small vision transformer, pre-trained on one
@@ -46,7 +46,7 @@ from streams.experts import OWN, Settings, Workshop
 from streams.memory import Memory
 from streams.merge import Row
 from streams.report import Outcome, document, table, write_matrices
-from streams.rows import BEST, rows
+from streams.rows import BEST, DEFAULT, rows
 from streams.runs import Course, Run, orders_of
 
 DATA, ENCODER = "WEFT_BENCH_DATA", "WEFT_BENCH_ENCODER"
@@ -72,7 +72,10 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one seed, two orders")
     parser.add_argument("--joint", action="store_true", help="train on all tasks together too")
     parser.add_argument("--sequential", type=int, default=0, metavar="N",
-                        help="train one model on all tasks in turn too, in N orders")  # fmt: skip
+                        help="train on all tasks in turn too, in N orders: one model, and"
+                        " from the head of the default method; seed 0")  # fmt: skip
+    parser.add_argument("--long", type=int, default=0, metavar="N",
+                        help="also N contributions: the tasks again and again, seed 0")  # fmt: skip
     parser.add_argument("--layers", type=int, help="of the encoder that are fine-tuned")
     parser.add_argument("--rate", type=float, help="of learning")
     parser.add_argument("--steps", type=int, help="of fine-tuning")
@@ -114,8 +117,12 @@ def runs(stream: str, given: argparse.Namespace, encoder: Path) -> Iterator[Run]
         yield from course.references()
         if given.joint:
             yield course.joint()
-        for place, order in enumerate(orders[: given.sequential]):
+        if given.long and seed == 0:
+            yield from (course.long(row, given.long) for row in chosen(given.only or ""))
+        for place, order in enumerate(orders[: given.sequential] if seed == 0 else []):
             yield course.sequential(order, place)
+            yield course.from_head(DEFAULT, order, place)
+            note(f"{stream}, seed {seed}, order {place}: trained in turn")
         for group in groups(given.only or ""):
             began = time.perf_counter()
             for place, order in enumerate(orders if group[0].ordered else orders[:1]):
@@ -128,12 +135,16 @@ def runs(stream: str, given: argparse.Namespace, encoder: Path) -> Iterator[Run]
             note(f"  {time.perf_counter() - began:.0f} s")
 
 
+def chosen(only: str) -> list[Row]:
+    """Rows whose names match."""
+    return [row for row in rows() if re.search(only, row.name)]
+
+
 def groups(only: str) -> list[list[Row]]:
-    """Rows that share a merge."""
+    """Those, by the merge that they share."""
     found: dict[str, list[Row]] = {}
-    for row in rows():
-        if re.search(only, row.name):
-            found.setdefault(row.unscaled, []).append(row)
+    for row in chosen(only):
+        found.setdefault(row.unscaled, []).append(row)
     return list(found.values())
 
 

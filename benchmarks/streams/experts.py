@@ -36,6 +36,9 @@ class Settings:
         batch: examples a step.
         train: examples of a task to train on, at most; `held` to score on.
         pretraining: steps of pre-training, of the image model.
+        probe: steps of fitting the heads to what the base makes of the training examples;
+            0: they stay the mean directions. A base that knows the tasks already has more to
+            lose.
     """
 
     stream: str
@@ -47,11 +50,14 @@ class Settings:
     train: int = 1200
     held: int = 150
     pretraining: int = 800
+    probe: int = 0
 
     @property
     def key(self) -> str:
         """Of what an expert depends on."""
         aside = {"held", "pretraining" if self.stream == "texts" else "layers"}
+        if not self.probe:
+            aside.add("probe")
         decisive = {name: value for name, value in asdict(self).items() if name not in aside}
         return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:10]
 
@@ -125,21 +131,37 @@ class Workshop:
             return self._heads[name]
         path = self._cache / f"{name}.head"
         if not path.exists():
-            inputs, labels = self.task(name).training
-            self.put(self.base)
-            weight = torch.zeros(self.task(name).classes, self.model.width)
-            shots = max(self.settings.examples // len(weight), 1)
-            for label in range(len(weight)):
-                rows = torch.nonzero(labels == label)[:shots, 0].tolist()
-                with torch.no_grad():
-                    pooled = self.model.upper(*inputs.batch(rows))
-                weight[label] = functional.normalize(pooled.mean(0), dim=0) * SHARPNESS
-            if self.settings.stream == "images":
-                # This base's directions are all near one another, and a head of such learns slowly.
-                weight = functional.normalize(weight - weight.mean(0), dim=1) * SHARPNESS
-            _save(path, {"weight": weight})
+            _save(path, {"weight": self._made_head(name)})
         self._heads[name] = load_file(path)["weight"]
         return self._heads[name]
+
+    def _made_head(self, name: str) -> Tensor:
+        inputs, labels = self.task(name).training
+        self.put(self.base)
+        weight = torch.zeros(self.task(name).classes, self.model.width)
+        shots = max(self.settings.examples // len(weight), 1)
+        for label in range(len(weight)):
+            rows = torch.nonzero(labels == label)[:shots, 0].tolist()
+            with torch.no_grad():
+                pooled = self.model.upper(*inputs.batch(rows))
+            weight[label] = functional.normalize(pooled.mean(0), dim=0) * SHARPNESS
+        if self.settings.stream == "images":
+            # This base's directions are all near one another, and a head of such learns slowly.
+            weight = functional.normalize(weight - weight.mean(0), dim=1) * SHARPNESS
+        return self._probed(weight, inputs, labels) if self.settings.probe else weight
+
+    def _probed(self, weight: Tensor, inputs: Inputs, labels: Tensor) -> Tensor:
+        """A head fitted to the base's outputs, all examples a step."""
+        with torch.no_grad():
+            pooled = inputs.pooled(self.model).float()
+        weight = weight.clone().requires_grad_()
+        optimiser = torch.optim.AdamW([weight], lr=0.3, weight_decay=1e-3)
+        for _ in range(self.settings.probe):
+            loss = functional.cross_entropy(functional.linear(pooled, weight), labels)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        return weight.detach()
 
     def put(self, model: Mapping[str, Tensor]) -> None:
         """Load weights of the tuned part."""

@@ -6,6 +6,8 @@ from streams.merge import Row
 
 BEST = "WUDI smaller side"
 """What the others are compared with."""
+DEFAULT = Row("WUDI ridge", "wudi", {"filter": "ridge", "side": "smaller", "time": 300.0})
+"""What `weft stream` does unless told otherwise."""
 
 
 def rows() -> Sequence[Row]:
@@ -15,7 +17,6 @@ def rows() -> Sequence[Row]:
     text stream, with all of them merged; rows that say what they hold as they are by
     default, or by the paper, stand beside them.
     """
-    ridge = {"filter": "ridge", "side": "smaller", "time": 300.0}
     return (
         Row("SWA", "mean"),
         Row("continual TA", "task_arithmetic", {"scale": 1.0}, 0.75),
@@ -41,5 +42,5 @@ def rows() -> Sequence[Row]:
         Row("WUDI smaller side", "wudi", {"side": "smaller", "time": 300.0}),
         Row("WUDI smaller side, t 30", "wudi", {"side": "smaller", "time": 30.0}),
         Row("WUDI smaller side, 0.5", "wudi", {"side": "smaller", "time": 300.0}, 0.5),
-        Row("WUDI ridge", "wudi", ridge),
+        DEFAULT,
     )

@@ -149,20 +149,64 @@ class Course:
 
     def joint(self) -> Run:
         """One model trained on all tasks together, with as many steps for each."""
-        model = self._shop.expert(self._shop.names, self._seed)
-        deltas = {key: model[key] - self._shop.base[key] for key in model}
-        scores = self.score(deltas, self._shop.names)
-        return Run("joint training", self._seed, 0, self._shop.names, [list(scores)], None)
+        names, key = self._shop.names, f"{self._seed} joint"
+        if key not in self._memory:
+            model = self._shop.expert(names, self._seed)
+            deltas = {name: model[name] - self._shop.base[name] for name in model}
+            self._memory[key] = [list(self.score(deltas, names))]
+        return Run("joint training", self._seed, 0, names, self._memory[key], None)
 
     def sequential(self, order: Sequence[str], place: int) -> Run:
         """One model fine-tuned on one task after the other, not merged."""
-        models = self._shop.chain(order, self._seed)
-        matrix: list[list[float | None]] = []
-        for count, model in enumerate(models, 1):
+        key = f"{self._seed} in turn on {' '.join(order)}"
+        if key not in self._memory:
+            self._memory[key] = self._in_turn(order)
+        matrix = self._memory[key]
+        return Run("sequential fine-tuning", self._seed, place, order, matrix, _transfer(matrix))
+
+    def _in_turn(self, order: Sequence[str]) -> Matrix:
+        matrix: Matrix = []
+        for count, model in enumerate(self._shop.chain(order, self._seed), 1):
             deltas = {key: model[key] - self._shop.base[key] for key in model}
             seen = self.score(deltas, order[:count])
             matrix.append([*seen, *[None] * (len(order) - count)])
-        return Run("sequential fine-tuning", self._seed, place, order, matrix, _transfer(matrix))
+        return matrix
+
+    def from_head(self, row: Row, order: Sequence[str], place: int) -> Run:
+        """Each expert fine-tuned from the merge so far; what it adds to that is merged."""
+        key = f"{self._seed} from the head of {row.unscaled} x {row.scale:g} on {' '.join(order)}"
+        if key not in self._memory:
+            self._memory[key] = self._from_head(row, order)
+        name, matrix = f"from the head, {row.name}", self._memory[key]
+        return Run(name, self._seed, place, order, matrix, _transfer(matrix))
+
+    def _from_head(self, row: Row, order: Sequence[str]) -> Matrix:
+        base, running = self._shop.base, Running(row, self._shop.base)
+        head, matrix = base, Matrix()
+        for count, name in enumerate(order, 1):
+            model = self._shop.expert([name], self._seed, head)
+            running.add({key: model[key] - head[key] for key in base})
+            merged = {key: value * row.scale for key, value in running.merged().items()}
+            head = {key: base[key] + merged[key] for key in base}
+            seen = self.score(merged, order[:count])
+            matrix.append([*seen, *[None] * (len(order) - count)])
+        return matrix
+
+    def long(self, row: Row, count: int) -> Run:
+        """So many contributions: the tasks in turn, again and again, fine-tuned with other seeds.
+
+        The first ones are this seed's; scored on all tasks after the last one.
+        """
+        shop, names = self._shop, self.names
+        key = f"{self._seed} {row.unscaled} x {row.scale:g} after {count}"
+        if key not in self._memory:
+            running = Running(row, shop.base)
+            for place in range(count):
+                expert = shop.expert([names[place % len(names)]], self._seed + place // len(names))
+                running.add({name: expert[name] - shop.base[name] for name in expert})
+            merged = {name: value * row.scale for name, value in running.merged().items()}
+            self._memory[key] = [list(self.score(merged, names))]
+        return Run(f"{row.name}, {count} in all", self._seed, 0, names, self._memory[key], None)
 
     def _key(
         self, unscaled: str, scale: float, order: Sequence[str], steps: bool, whole: bool

@@ -26,7 +26,7 @@ from weft.node.continual.gate import score
 from weft.node.continual.parts import Parts
 from weft.node.continual.queue import Advance
 from weft.node.continual.records import Cause, Contribution, Generation, beyond, spans_of
-from weft.node.continual.scales import TRIED
+from weft.node.continual.scales import TRIED, warnings_of
 from weft.node.continual.states import MergedState, Step
 
 AT_ONCE: Final = 32
@@ -214,6 +214,9 @@ class Generations:
         scales = TRIED if scale == "auto" else (float(scale),)
         best = max((self._judged(made, each) for each in scales), key=lambda each: each.score or 0)
         self._require_score(best, due)
+        if scale == "auto":
+            spec, method = self._parts.spec, self._parts.method
+            best = replace(best, warnings=warnings_of(spec.method, method, best.scale))
         # Where several were tried, another one was written last.
         return best if best.scale == scales[-1] else self._with_head(best, best.scale)
 

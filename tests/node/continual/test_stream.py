@@ -585,6 +585,18 @@ def test_the_best_of_some_scales(home: Path) -> None:
         assert set(tensors["w"].reshape(-1).tolist()) == {5.0}
 
 
+@pytest.mark.parametrize(("method", "warned"), [("opcm", True), ("mean", False)])
+def test_a_norm_that_the_gate_finds_too_long_is_said(home: Path, method: str, warned: bool) -> None:
+    """OPCM's head has the mean norm of the contributions: a gate that likes half of it tells."""
+    folder = plain_stream(home, method, scale="auto", gate=gate(home, 4.8))
+    with Stream(folder) as stream:
+        offer(stream, home, 10.0)
+        assert stream.queue.generation.scale == 0.5
+        warnings = stream.queue.generation.warnings
+        assert bool(warnings) == warned
+        assert all("scores the head best at 0.5 of its own length" in each for each in warnings)
+
+
 def test_scales(home: Path) -> None:
     with Stream(plain_stream(home, scale=0.25)) as stream:
         offer(stream, home, 8.0)

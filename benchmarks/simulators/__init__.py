@@ -1,0 +1,1 @@
+"""One study by weft's local engine and by others, each a script of its own."""
