@@ -1,6 +1,6 @@
-"""`weft inspect`: a model in figures, whatever its format."""
+"""`weft inspect`: a model in figures, whatever its format; or the groups of its units."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weft.cli.output import JsonFlag, emit, progress, size
+from weft.errors import InvalidInput
 
 if TYPE_CHECKING:
     from weft.checkpoints.blocks import RangeReader
@@ -55,7 +56,9 @@ class Document:
     ignored: Sequence[str]
 
 
-Where = Annotated[Path, typer.Argument(metavar="PATH", help="A checkpoint: a file or a folder.")]
+Where = Annotated[
+    Path | None, typer.Argument(metavar="PATH", help="A checkpoint: a file or a folder.")
+]
 BaseOption = Annotated[
     Path | None,
     typer.Option("--base", help="Its base: adds the task vector; adapters and deltas need it."),
@@ -65,22 +68,68 @@ NoDigest = Annotated[bool, typer.Option("--no-digest", help="Do not hash the mod
 Prefix = Annotated[
     str, typer.Option(help="Of torch.distributed checkpoints: only tensors that begin with it.")
 ]
+GroupsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--groups",
+        metavar="MODULE:CLASS",
+        help="Instead of a checkpoint a trainer: what of its model can change places.",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=VALUE", help="With --groups: of the trainer; repeat it."),
+]
+OverridesOption = Annotated[
+    Path | None,
+    typer.Option("--overrides", help="With --groups: a file that pins and splits groups."),
+]
 
 
 @app.command(epilog="Example: weft inspect finetuned --base base --tensors")
 def inspect(
-    path: Where,
+    path: Where = None,
     base: BaseOption = None,
     tensors: Tensors = False,
     no_digest: NoDigest = False,
     prefix: Prefix = "",
+    groups: GroupsOption = None,
+    option: Settings = None,
+    overrides: OverridesOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """A model in figures: format, tensors, digest, norms; and its task vector with --base.
 
     Reads safetensors (one file, or shards), torch.distributed.checkpoint folders, PEFT
     adapters and delta folders. Tensors that hold a NaN or an infinity are named.
+
+    With --groups: the groups of units of a trainer's model, which an aligned merge puts in
+    one order, and what stays fixed, and why.
     """
+    if groups is not None:
+        from weft.cli.inspect_groups import groups_document, groups_text
+
+        _require_alone({"a path": path, "--base": base, "--tensors": tensors, "--prefix": prefix})
+        emit(groups_document(groups, option or [], overrides), as_json, groups_text)
+        return
+    if path is None or option or overrides is not None:
+        raise InvalidInput(
+            "expected a checkpoint to look at, or --groups MODULE:CLASS"
+            if path is None
+            else "--option and --overrides go with --groups, found a checkpoint"
+        )
+    emit(_inspected(path, base, tensors, no_digest, prefix), as_json, _text)
+
+
+def _require_alone(others: Mapping[str, object]) -> None:
+    found = [name for name, value in others.items() if value]
+    if found:
+        raise InvalidInput(f"--groups looks at a trainer's model, found {found[0]} as well")
+
+
+def _inspected(
+    path: Path, base: Path | None, tensors: bool, no_digest: bool, prefix: str
+) -> Document:
     from weft.checkpoints.inputs import open_input
     from weft.checkpoints.inspection import inspect_model
 
@@ -90,8 +139,7 @@ def inspect(
         passes = 1 if origin is None else 2
         with progress("reading", passes * reader.schema.size_bytes) as advance:
             found = inspect_model(reader, origin, digest=not no_digest, advance=advance)
-        document = _document(path, reader, found, tensors)
-    emit(document, as_json, _text)
+        return _document(path, reader, found, tensors)
 
 
 def _document(path: Path, reader: "RangeReader", found: "Inspection", tensors: bool) -> Document:

@@ -22,7 +22,7 @@ are *pinned*: they stay where they are.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, product
 from math import gcd, prod
 from typing import TypeAlias
 
@@ -114,19 +114,23 @@ class Axes:
             for part in found.parts:
                 yield from self.leaves(part)
 
-    def strands(self, value: Sequence[Term]) -> Iterator[list[Units]]:
-        """The leaves of a tensor's axes, from left to right, for every choice of pieces of sums.
+    def strands(self, value: Sequence[Term]) -> Iterator[tuple[tuple[Units, ...], ...]]:
+        """The leaves of each axis of a tensor, for every choice of pieces of sums.
 
         Of two halves one after the other a tensor holds one or the other in any one place,
         never both: each has a strand of its own.
         """
-        factors = [factor for term in value for factor in self.factors(term)]
+        return product(*([*self._runs(term)] for term in value))
+
+    def _runs(self, term: Term) -> Iterator[tuple[Units, ...]]:
+        """The leaves of a term from left to right, for every choice of pieces."""
+        factors = self.factors(term)
         for place, factor in enumerate(factors):
             if isinstance(factor, Sum):
                 for piece in factor.parts:
-                    yield from self.strands([*factors[:place], piece, *factors[place + 1 :]])
+                    yield from self._runs(Product((*factors[:place], piece, *factors[place + 1 :])))
                 return
-        yield [leaf for factor in factors for leaf in self.leaves(factor)]
+        yield tuple(leaf for factor in factors for leaf in self.leaves(factor))
 
     def pin(self, term: Term, why: str) -> None:
         """Let all units of a term stay where they are."""

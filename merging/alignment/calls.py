@@ -8,6 +8,7 @@ import torch
 from torch.fx import Node
 
 from weft.merging.alignment.axes import Axes, Term
+from weft.merging.errors import CannotAlign
 
 Value: TypeAlias = tuple[Term, ...]
 """The terms of a tensor's axes."""
@@ -100,12 +101,43 @@ def operator_name(node: Node) -> str:
 
 
 def shapes_of(node: Node) -> list[tuple[int, ...]]:
-    """The shapes of what a node returns; of its tensors only."""
+    """The shapes of what a node returns; of its tensors only.
+
+    Raises:
+        CannotAlign: a size that depends on what a tensor holds.
+    """
     found = node.meta.get("val")
     several = found if isinstance(found, tuple | list) else (found,)
-    return [tuple(each.shape) for each in several if isinstance(each, torch.Tensor)]
+    shapes = [tuple(each.shape) for each in several if isinstance(each, torch.Tensor)]
+    if not all(isinstance(size, int) for shape in shapes for size in shape):
+        raise CannotAlign(
+            f"the model's operator {operator_name(node)} makes a tensor whose size depends on"
+            " values, expected sizes that shapes alone decide; merge with align = 'none'"
+        )
+    return shapes
 
 
 def axis(place: int, axes: int) -> int:
     """A dimension counted from the front."""
     return place if place >= 0 else place + axes
+
+
+def broadcast(call: Call, values: Sequence[Value], shape: Sequence[int]) -> Value:
+    """Tensors against each other, from the last axis on; axes that meet are equal."""
+    found: list[Term | None] = [None] * len(shape)
+    for value in values:
+        for place, term in enumerate(value, len(shape) - len(value)):
+            kept = found[place]
+            if term.size != shape[place]:
+                continue
+            if kept is None:
+                found[place] = term
+            else:
+                call.axes.equate(kept, term)
+    sizes = zip(found, shape, strict=True)
+    return tuple(call.axes.units(size) if term is None else term for term, size in sizes)
+
+
+def one_or_several(made: list[Value]) -> Found:
+    """What a call returns: a tensor as itself, several as a list."""
+    return made if len(made) != 1 else made[0]

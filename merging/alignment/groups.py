@@ -8,8 +8,9 @@ the inner one's `within`.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 from typing import TypeAlias
 
@@ -142,27 +143,41 @@ class _Chains:
         """The chain of a leaf; each of its links has as its own chain the links before it."""
         if leaf not in self._known:
             value = self._tensors[self._holders[leaf][0][0]]
-            order = next(each for each in self._axes.strands(value) if leaf in each)
-            chain: tuple[Units, ...] = ()
+            strands = (list(chain.from_iterable(each)) for each in self._axes.strands(value))
+            order = next(each for each in strands if leaf in each)
+            links: tuple[Units, ...] = ()
             for each in order[: order.index(leaf)]:
                 fits = each.size > 1 and each in self._together[leaf]
-                if fits and (each.pinned or self.of(each) == chain):
-                    chain = (*chain, each)
-            self._known[leaf] = chain
+                if fits and (each.pinned or self.of(each) == links):
+                    links = (*links, each)
+            self._known[leaf] = links
         return self._known[leaf]
 
 
 def _together(axes: Axes, traced: Traced) -> dict[Units, set[Units]]:
-    """For each leaf those that every tensor and value that holds it holds too, once."""
+    """For each leaf those within which every tensor and value that holds it holds it."""
     found: dict[Units, set[Units]] = {}
     every = (*traced.tensors.values(), *_flat(traced.values.values()), *traced.met)
     for strand in (each for value in every for each in axes.strands(value)):
-        counts = Counter(strand)
-        single = {leaf for leaf, count in counts.items() if count == 1}
+        counts = Counter(chain.from_iterable(strand))
         for leaf in counts:
-            others = single - {leaf} if leaf in single else set[Units]()
+            others = {each for each in counts if _holds(strand, counts, each, leaf)}
             found[leaf] = found[leaf] & others if leaf in found else others
     return found
+
+
+def _holds(
+    strand: Sequence[Sequence[Units]], counts: Counter[Units], outer: Units, leaf: Units
+) -> bool:
+    """Whether it is plain which outer unit each unit of a leaf is of.
+
+    There is one outer axis; or the leaf is there more than once, as in a layer from a stream
+    to itself, and each time beside an outer one of its own.
+    """
+    if outer is leaf or counts[outer] == 1:
+        return outer is not leaf
+    own = [part for part in strand if leaf in part or outer in part]
+    return all(part.count(leaf) == 1 == part.count(outer) for part in own)
 
 
 def _fixed(axes: Axes, tensors: Mapping[str, Value]) -> Iterator[Fixed]:

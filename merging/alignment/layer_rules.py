@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from weft.merging.alignment.axes import Product, Term
-from weft.merging.alignment.calls import Call, Found, Rule, Value
+from weft.merging.alignment.axes import Product, Sum, Term
+from weft.merging.alignment.calls import Call, Found, Rule, Value, one_or_several
 
 PLACE: Final = "a place in an image or a sequence"
 
@@ -42,11 +42,17 @@ def convolved(call: Call) -> Value:
     else:
         group, within = call.axes.factored(value[1], (groups, value[1].size // groups))
         call.axes.equate(inner, within)
-        made = Product((group, call.axes.units(outer.size // groups)))
+        made = _each_with(call, group, outer.size // groups)
         call.axes.equate(outer, made)
     _equate_first(call, bias, made)
     call.pin((*value[2:], *weight[2:]), PLACE)
     return (value[0], made, *call.fresh(call.shape[2:], PLACE))
+
+
+def _each_with(call: Call, group: Term, times: int) -> Term:
+    """So many units for each of a group; other ones for each piece that it is made of."""
+    pieces = call.axes.pieces(group)
+    return Sum(tuple(Product((piece, call.axes.units(times))) for piece in pieces))
 
 
 def _groups(call: Call) -> int:
@@ -93,6 +99,11 @@ def multiplied(call: Call) -> Value:
     """A product of matrices, or of stacks of them."""
     one, other = call.first(), call.tensor(1, "other") or call.tensor(1, "mat2") or ()
     return _contracted(call, one, other)
+
+
+def paired(call: Call) -> Value:
+    """Every unit of one with every unit of the other."""
+    return (*call.first(), *(call.tensor(1, "vec2") or ()))
 
 
 def multiplied_and_added(call: Call) -> Value:
@@ -158,8 +169,7 @@ def pooled(call: Call) -> Found:
     places = int(next(letter for letter in call.operator if letter.isdigit()))
     kept, gone = value[:-places], value[-places:]
     call.pin(gone, PLACE)
-    made = [(*kept, *call.fresh(shape[-places:], PLACE)) for shape in call.shapes]
-    return made if len(made) != 1 else made[0]
+    return one_or_several([(*kept, *call.fresh(shape[-places:], PLACE)) for shape in call.shapes])
 
 
 def unknown_of(call: Call) -> Value:
@@ -217,6 +227,7 @@ RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys(("batch_norm", "instance_norm"), normalised_channels),
     **dict.fromkeys(("layer_norm", "rms_norm"), normalised_last),
     "linear": linear,
+    "outer": paired,
     "group_norm": normalised_groups,
     "embedding": embedded,
     "scaled_dot_product_attention": attended,

@@ -87,19 +87,29 @@ def _reordered(tensor: Tensor, leaves: Sequence[Units], group: Group, order: Ord
     Outer groups have been moved before, so an inner order is looked up by the new outer
     units.
     """
-    device = tensor.device
-    at = leaves.index(group.leaf)
-    if leaves.count(group.leaf) > 1:
-        for place, leaf in enumerate(leaves):
-            if leaf is group.leaf:
-                tensor = tensor.index_select(place, order.to(device))
-        return tensor
-    if not group.within:
-        return tensor.index_select(at, order.to(device))
-    places = [leaves.index(leaf) for leaf in group.within]
-    shape = [1] * len(leaves)
+    index = order.to(tensor.device)
+    for which in range(leaves.count(group.leaf)):
+        # A leaf that is there more than once has an outer axis of its own each time, or one
+        # for all.
+        places = [
+            _place(leaves, leaf, which if leaves.count(leaf) > 1 else 0) for leaf in group.within
+        ]
+        at = _place(leaves, group.leaf, which)
+        tensor = _along(tensor, index, places, at)
+    return tensor
+
+
+def _along(tensor: Tensor, index: Order, places: list[int], at: int) -> Tensor:
+    """An axis in an order for each unit of some others."""
+    if not places:
+        return tensor.index_select(at, index)
+    shape = [1] * tensor.dim()
     for place in (*places, at):
-        shape[place] = leaves[place].size
+        shape[place] = tensor.shape[place]
     wanted = sorted(range(len(places) + 1), key=[*places, at].__getitem__)
-    index = order.to(device).permute(wanted).reshape(shape)
-    return torch.take_along_dim(tensor, index, dim=at)
+    return torch.take_along_dim(tensor, index.permute(wanted).reshape(shape), dim=at)
+
+
+def _place(leaves: Sequence[Units], leaf: Units, which: int) -> int:
+    """Of a leaf that may be there more than once."""
+    return [place for place, each in enumerate(leaves) if each is leaf][which]

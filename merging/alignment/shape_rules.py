@@ -3,7 +3,7 @@
 from typing import Final
 
 from weft.merging.alignment.axes import Product, Sum, Term
-from weft.merging.alignment.calls import Call, Rule, Value, axis
+from weft.merging.alignment.calls import Call, Rule, Value, axis, broadcast
 
 
 def reshaped(call: Call) -> Value:
@@ -26,6 +26,17 @@ def transposed(call: Call) -> Value:
         other = axis(call.given(2, "dim1", 1), len(value))
         value[one], value[other] = value[other], value[one]
     return tuple(value)
+
+
+def reversed_axes(call: Call) -> Value:
+    """All axes, the last one first."""
+    return call.first()[::-1]
+
+
+def turned_over(call: Call) -> Value:
+    """The last two axes change places."""
+    value = call.first()
+    return (*value[:-2], *value[-2:][::-1])
 
 
 def moved(call: Call) -> Value:
@@ -157,14 +168,57 @@ def unbound(call: Call) -> list[Value]:
 
 
 def padded(call: Call) -> Value:
-    """More at the ends of the last axes; those are read in order."""
-    value = call.first()
-    same = [term.size == size for term, size in zip(value, call.shape, strict=True)]
-    call.pin([term for term, kept in zip(value, same, strict=True) if not kept])
+    """More at the ends of some axes: of one constant these are all alike, else read in order."""
+    value, shape = call.first(), call.shape
+    pads = list(call.given(1, "pad"))
+    alike = call.operator == "constant_pad_nd" or call.given(2, "mode", "constant") == "constant"
+    ends: list[tuple[int, int]] = [(0, 0)] * len(value)
+    for place, pair in enumerate(zip(pads[::2], pads[1::2], strict=True)):
+        ends[len(value) - 1 - place] = pair
     return tuple(
-        term if kept else call.axes.units(size, f"made by {call.operator}")
-        for term, kept, size in zip(value, same, call.shape, strict=True)
+        term if ends[place] == (0, 0) else _longer(call, term, shape[place], ends[place], alike)
+        for place, term in enumerate(value)
     )
+
+
+def _longer(call: Call, term: Term, size: int, ends: tuple[int, int], alike: bool) -> Term:
+    if alike and min(ends) >= 0:
+        before, after = (call.axes.units(each) for each in ends)
+        return Sum((before, term, after))
+    call.pin([term])
+    return call.axes.units(size, f"made by {call.operator}")
+
+
+def indexed(call: Call) -> Value:
+    """Chosen by numbers along some axes, which are read in order."""
+    value = call.first()
+    given = call.given(1, "indices")
+    chosen = [place for place, each in enumerate(given) if each is not None]
+    call.pin([value[place] for place in chosen])
+    rest = [term for place, term in enumerate(value) if place not in chosen]
+    # Numbers side by side make their axes in their own place, others at the front.
+    aside = chosen[-1] - chosen[0] + 1 == len(chosen)
+    at, width = chosen[0] if aside else 0, len(call.shape) - len(rest)
+    made = broadcast(call, call.listed(1, "indices"), call.shape[at : at + width])
+    return (*rest[:at], *made, *rest[at:])
+
+
+def picked(call: Call) -> Value:
+    """Units of one axis by their numbers."""
+    value, numbers = call.first(), call.tensor(2, "index")
+    at = axis(call.given(1, "dim"), len(value))
+    call.pin([value[at]])
+    return _with(value, at, numbers[0] if numbers else call.axes.units(call.shape[at]))
+
+
+def shuffled_pixels(call: Call) -> Value:
+    """Channels become finer places: each is followed by its square of places."""
+    value, fine = call.first(), call.given(1, "upscale_factor")
+    squares = value[-3].size // fine**2
+    channels, places = call.axes.factored(value[-3], (squares, fine**2))
+    call.pin([*value[-2:], places], "a place in an image or a sequence")
+    made = call.fresh(call.shape[-2:], "a place in an image or a sequence")
+    return (*value[:-3], channels, *made)
 
 
 def _with(value: Value, at: int, term: Term) -> Value:
@@ -188,6 +242,11 @@ RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys(("cat", "concat", "concatenate"), joined),
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), cut),
     **dict.fromkeys(("pad", "constant_pad_nd"), padded),
+    **dict.fromkeys(("numpy_T", "matrix_H"), reversed_axes),
+    **dict.fromkeys(("mT", "adjoint"), turned_over),
+    "index": indexed,
+    "index_select": picked,
+    "pixel_shuffle": shuffled_pixels,
     "permute": permuted,
     "movedim": moved,
     "unsqueeze": unsqueezed,

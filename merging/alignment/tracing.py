@@ -5,6 +5,7 @@ says anything here. An operator that has no rule keeps what it reads and makes i
 """
 
 import operator
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -12,12 +13,19 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, InputSpec
 from torch.fx import Node
 
 from weft.merging.alignment import layer_rules, shape_rules, value_rules
 from weft.merging.alignment.axes import Axes
-from weft.merging.alignment.calls import Call, Found, Rule, Value, shapes_of
+from weft.merging.alignment.calls import (
+    Call,
+    Found,
+    Rule,
+    Value,
+    one_or_several,
+    shapes_of,
+)
 from weft.merging.errors import CannotAlign
 
 RULES: Final[Mapping[str, Rule]] = {
@@ -29,6 +37,9 @@ SILENT: Final = frozenset({"_assert_tensor_metadata", "_assert_async", "sym_cons
 """They return nothing."""
 INPUT: Final = "an axis of the model's inputs"
 OUTPUT: Final = "an axis of the model's outputs"
+CONSTANT: Final = "an axis of a constant"
+UNREAD: Final = "no operator reads it"
+UNSAVED: Final = "an axis of a buffer that no file holds"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +49,7 @@ class Traced:
     Attributes:
         program: what torch.export made of the model.
         axes: the terms.
-        tensors: of parameters and floating buffers, by name; a tied one has all its names.
+        tensors: of parameters and buffers, by name; a tied one has all its names.
         values: of every node of the graph.
         met: axes that operators read side by side; see `Call`.
         tied: for each further name of a tensor its first one.
@@ -67,17 +78,40 @@ def trace(model: nn.Module, inputs: Sequence[Tensor], keywords: Mapping[str, Ten
     """
     training = model.training
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # Recurrent layers note their weights in a list, which is none of a merge's business.
+            warnings.filterwarnings("ignore", ".*were assigned during export", UserWarning)
             program = torch.export.export(model.eval(), tuple(inputs), dict(keywords))
     except Exception as error:
-        reason = str(error).strip().splitlines()
         raise CannotAlign(
-            f"{type(model).__name__} cannot be traced: {reason[0] if reason else error!r};"
-            " align = 'none' merges without"
+            f"{type(model).__name__} cannot be traced by torch.export: {_reason(error)};"
+            " mend its forward, or merge with align = 'none'"
         ) from error
     finally:
         model.train(training)
     return walk(program, tied_names(model))
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error of torch.export, and the line of the model that it is about."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[0].strip("'\".") if lines else type(error).__name__
+    places = [place for place, line in enumerate(lines) if line.startswith("File ")]
+    return f"{reason}, at {': '.join(lines[places[-1] :][:2])}" if places else reason
+
+
+def fed(program: ExportedProgram) -> frozenset[Node]:
+    """The nodes that depend on what a model is called with: no weights in another shape."""
+    called = {
+        spec.arg.name
+        for spec in program.graph_signature.input_specs
+        if spec.kind is InputKind.USER_INPUT
+    }
+    found: set[Node] = set()
+    for node in program.graph.nodes:
+        if node.name in called or any(each in found for each in node.all_input_nodes):
+            found.add(node)
+    return frozenset(found)
 
 
 def tied_names(model: nn.Module) -> Mapping[str, str]:
@@ -102,13 +136,14 @@ def walk(program: ExportedProgram, tied: Mapping[str, str]) -> Traced:
     tensors: dict[str, Value] = {}
     met: list[Value] = []
     unruled: set[str] = set()
+    shared = {*tied, *tied.values()}
     kinds = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     for node in program.graph.nodes:
         if node.op == "placeholder":
             spec = kinds[node.name]
-            learnt = spec.kind in (InputKind.PARAMETER, InputKind.BUFFER)
-            values[node] = _new(axes, node, "" if learnt else INPUT)
-            if learnt and spec.target is not None:
+            unread = not node.users and spec.target not in shared
+            values[node] = _new(axes, node, UNREAD if unread else _pinned(spec))
+            if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target is not None:
                 tensors[spec.target] = values[node]  # type: ignore[assignment]
         elif node.op == "call_function":
             values[node] = _called(Call(node, axes, values, met), unruled)
@@ -131,6 +166,15 @@ def walk(program: ExportedProgram, tied: Mapping[str, str]) -> Traced:
     )
 
 
+def _pinned(spec: InputSpec) -> str:
+    """Why the axes of what a graph is given stay in order; empty for what a file holds."""
+    if spec.kind is InputKind.PARAMETER or (spec.kind is InputKind.BUFFER and spec.persistent):
+        return ""
+    if spec.kind is InputKind.BUFFER:
+        return UNSAVED
+    return INPUT if spec.kind is InputKind.USER_INPUT else CONSTANT
+
+
 def _called(call: Call, unruled: set[str]) -> Found:
     if call.node.target is operator.getitem:
         source, place = call.node.args
@@ -145,8 +189,7 @@ def _called(call: Call, unruled: set[str]) -> Found:
     unruled.add(name)
     for value in call.tensors():
         call.pin(value)
-    made: list[Value] = [call.fresh(shape, f"made by {name}") for shape in call.shapes]
-    return made if len(made) != 1 else made[0]
+    return one_or_several([call.fresh(shape, f"made by {name}") for shape in call.shapes])
 
 
 def _new(axes: Axes, node: Node, why: str) -> Value:

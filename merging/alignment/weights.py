@@ -80,7 +80,7 @@ class Common:
         if total is None:
             return None
         sizes = (*group.orders, group.size)
-        return total.reshape(*sizes, *sizes).numpy()
+        return total.reshape(*sizes, *sizes).cpu().numpy()
 
     def _deepest(self, leaves: list[Units]) -> Group | None:
         """The innermost of the matched groups that a piece has."""
@@ -117,7 +117,11 @@ def pieces(
 
 def rows(tensor: Tensor, leaves: list[Units], group: Group) -> Tensor:
     """(units of the path, everything else) float64."""
+    return unit_rows(tensor, leaves, group).double()
+
+
+def unit_rows(tensor: Tensor, leaves: list[Units], group: Group) -> Tensor:
+    """(units of the path, everything else), a view where that can be."""
     path = [leaves.index(leaf) for leaf in (*group.within, group.leaf)]
     rest = [place for place in range(len(leaves)) if place not in path]
-    units = group.units
-    return tensor.permute(*path, *rest).reshape(units, -1).double()
+    return tensor.permute(*path, *rest).reshape(group.units, -1)
