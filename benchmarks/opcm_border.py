@@ -80,7 +80,7 @@ def main() -> int:
     parser.add_argument("--rates", nargs="+", type=float, help="of learning")
     parser.add_argument("--layers", type=int, default=3, help="of the encoder, fine-tuned")
     parser.add_argument("--probe", type=int, default=0, metavar="STEPS",
-                        help="fit the heads to the base first: a base that knows the tasks")  # fmt: skip
+                        help="fit heads to the base first: it knows the tasks then")  # fmt: skip
     parser.add_argument("--steps", type=int, help="of fine-tuning")
     parser.add_argument("--json", action="store_true", help="one document on standard output")
     given = parser.parse_args()

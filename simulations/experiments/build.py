@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from weft.node.trainer import Trainer, data_size_of
+from weft.node.trainer import data_size_of
 from weft.simulations.engines.crew import Crew, Looped, judge
 from weft.simulations.engines.distributed import over_ranks
 from weft.simulations.engines.exchange import Here
 from weft.simulations.engines.failures import Failures, Partition
-from weft.simulations.engines.fleet import Fleet, parameters_of
+from weft.simulations.engines.fleet import parameters_of
 from weft.simulations.engines.gossip import GossipStudy, drawn_values
 from weft.simulations.engines.local import SharedTrainers, stack_of
 from weft.simulations.engines.meeting import Meeting
@@ -19,6 +19,7 @@ from weft.simulations.engines.workers import Workers
 from weft.simulations.errors import BadExperiment
 from weft.simulations.experiments.cells import Cell
 from weft.simulations.experiments.settings import EngineName
+from weft.simulations.experiments.starts import check_engine, fleet_of
 from weft.simulations.experiments.trainers import (
     OwnTrainers,
     task_options,
@@ -26,12 +27,11 @@ from weft.simulations.experiments.trainers import (
     trainer_source,
     trainers,
 )
-from weft.simulations.learning.aligned import Dimat
 from weft.simulations.learning.push_sum import WEIGHT_BYTES
 from weft.simulations.learning.registry import rule
 from weft.simulations.learning.rule import Rule
 from weft.simulations.learning.traffic import FLOAT32
-from weft.simulations.references import initial_model, initial_model_of
+from weft.simulations.references import initial_model
 from weft.simulations.study import Moment, Study
 from weft.topology import weights
 from weft.topology.schedules import Schedule, ScheduleParams, build_schedule
@@ -64,9 +64,6 @@ ON_DEVICES = ("stacked", "distributed")
 
 SMALL = 2e10
 """Examples times parameters, seconds of one core: beyond it the engine `local` starts workers."""
-
-ALIGNING = ("local", "stacked")
-"""Engines that hold all rows where units are matched, and where nodes may start apart."""
 
 MIXES = ("gossip", "push_sum")
 """Rules that are nothing but their schedule's mixing: those of the engine `gossip`."""
@@ -104,7 +101,7 @@ def engine_of(cell: Cell) -> Engine:
             f"experiment.device: found {device!r} with the engine {name}, expected cpu; "
             f"{' and '.join(ON_DEVICES)} take others"
         )
-    check_alignment(cell)
+    check_engine(cell, rule_of(cell))
     rule = cell.settings.learning.rule
     if name == "gossip" and rule not in MIXES:
         raise BadExperiment(
@@ -112,24 +109,6 @@ def engine_of(cell: Cell) -> Engine:
             f"expected {' | '.join(MIXES)}"
         )
     return ENGINES[name]
-
-
-def check_alignment(cell: Cell) -> None:
-    """Refuse an engine that cannot do what the nodes' starts or the rule ask for.
-
-    Raises:
-        BadExperiment: says which.
-    """
-    name, rule = cell.settings.experiment.engine, rule_of(cell)
-    if isinstance(rule, Dimat) and rule.align != "none" and name not in ALIGNING:
-        raise BadExperiment(
-            f"learning.rule: found dimat with the engine {name}, which does not match units; "
-            f"expected {' | '.join(ALIGNING)}"
-        )
-    if cell.settings.task.starts == "apart" and name not in ALIGNING:
-        raise BadExperiment(
-            f"task.starts: found apart with the engine {name}; expected {' | '.join(ALIGNING)}"
-        )
 
 
 def schedule_of(cell: Cell) -> Schedule:
@@ -278,15 +257,6 @@ def is_small(cell: Cell, size: int) -> bool:
     task = cell.settings.task
     steps = task.nodes * cell.settings.experiment.rounds * task.steps
     return task.trainer is None and steps * task.batch * size <= SMALL
-
-
-def fleet_of(cell: Cell, first: Trainer) -> Fleet:
-    """What all nodes start from: one model, or each one of its own."""
-    seed, task = cell.settings.experiment.seed, cell.settings.task
-    nodes = range(task.nodes)
-    if task.starts == "apart":
-        return Fleet.of((initial_model_of(first, seed, node) for node in nodes), nodes)
-    return Fleet.alike(initial_model(first, seed), nodes)
 
 
 def _built(cell: Cell, crew: Crew, schedule: Schedule, rule: Rule) -> Built:

@@ -1,5 +1,7 @@
 """A study against the same rounds written out."""
 
+from dataclasses import replace
+
 import torch
 
 from tests.simulations.engines.small import QUICK, digits_study
@@ -32,6 +34,23 @@ def test_a_complete_graph_brings_all_nodes_together() -> None:
     assert last.mixed < 1e-5 < last.trained
     assert last.accuracies is not None
     assert abs(last.accuracies.merged - last.accuracies.mean) < 0.01
+
+
+def test_optimizers_start_afresh_after_every_exchange_and_at_no_other_time() -> None:
+    every_other = ScheduleParams(graph="complete", schedule_options=(("k", 2),))
+    study = replace(digits_study(every_other, rounds=3), resets=True)
+    list(study.moments(lambda _: False))
+    written = digits_study(every_other, rounds=3)
+    rows = written.crew.fleet.parameters
+    for round in range(3):
+        if round == 2:
+            written.crew.reset_optimizers()
+        written.crew.train(round)
+        written.rule.communicate(rows, written.schedule.mixing(round), written.exchange)
+    assert torch.equal(study.crew.fleet.parameters, rows)
+    kept = digits_study(every_other, rounds=3)
+    list(kept.moments(lambda _: False))
+    assert not torch.equal(kept.crew.fleet.parameters, rows)
 
 
 def test_the_consensus_distance_is_that_of_the_references() -> None:

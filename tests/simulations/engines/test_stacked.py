@@ -79,6 +79,16 @@ def test_two_rounds_are_those_of_nodes_one_by_one(options: dict[str, Any]) -> No
     assert one.score(mean) == other.score(mean)
 
 
+def test_optimizers_that_start_afresh_are_those_of_nodes_one_by_one() -> None:
+    one, other = pair(model="cnn", optimizer="adam")
+    for round in range(2):
+        one.train(round)
+        other.train(round)
+        one.reset_optimizers()
+        other.reset_optimizers()
+    same(one, other)
+
+
 def test_a_vgg_of_larger_images(tmp_path: Path) -> None:
     import numpy as np
 

@@ -17,9 +17,7 @@ from weft.simulations.tasks.classification import ClassificationTrainer
 def crews(options: TaskOptions, stack: int) -> tuple[Looped, StackedLinear]:
     """One after the other and stacked, from one model."""
     task = options.dealt()
-    one, other = (
-        [options.trainer(node, task) for node in range(options.nodes)] for _ in range(2)
-    )
+    one, other = ([options.trainer(node, task) for node in range(options.nodes)] for _ in range(2))
     model = initial_model(one[0], options.seed)
     fleets = [Fleet.alike(model, range(options.nodes)) for _ in range(2)]
     return (
@@ -38,6 +36,17 @@ def test_equal_to_one_node_after_the_other(optimizer: str, stack: int) -> None:
         difference = (looped.fleet.parameters - stacked.fleet.parameters).abs().max()
         assert difference < 1e-5
     assert torch.equal(looped.evaluate(), stacked.evaluate())
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_optimizers_that_start_afresh(optimizer: str) -> None:
+    looped, stacked = crews(TaskOptions(nodes=5, steps=6, optimizer=optimizer), 2)
+    for round in range(2):
+        for crew in (looped, stacked):
+            crew.train(round)
+            crew.reset_optimizers()
+    difference = (looped.fleet.parameters - stacked.fleet.parameters).abs().max()
+    assert difference < 1e-5
 
 
 class WithOtherNet(ClassificationTrainer):

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -22,7 +22,8 @@ from weft.simulations.engines.fleet import Fleet
 from weft.simulations.engines.local import SharedTrainers, local_crew
 from weft.simulations.engines.workers import Workers, blocks
 from weft.simulations.errors import BadOption, BadSplit, Diverged, WorkerDied
-from weft.simulations.learning.rule import Gossip
+from weft.simulations.learning.aligned import Dimat
+from weft.simulations.learning.rule import Gossip, Rule
 from weft.simulations.references import TaskOptions, initial_model
 from weft.simulations.study import Study
 from weft.topology.schedules import ScheduleParams, build_schedule
@@ -37,11 +38,21 @@ def looped(options: TaskOptions) -> Looped:
     return Looped(fleet, trainers, options.seed)
 
 
-def moments(crew: Crew, options: TaskOptions, rounds: int = 2) -> list[object]:
+def moments(
+    crew: Crew,
+    options: TaskOptions,
+    rounds: int = 2,
+    *,
+    rule: Rule | None = None,
+    resets: bool = False,
+) -> list[object]:
     schedule = build_schedule(
         ScheduleParams(graph="ring"), nodes=options.nodes, rounds=rounds, seed=options.seed
     )
-    return list(Study(crew=crew, exchange=Here(), rule=Gossip(), schedule=schedule).moments())
+    study = Study(
+        crew=crew, exchange=Here(), rule=rule or Gossip(), schedule=schedule, resets=resets
+    )
+    return list(study.moments())
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -54,6 +65,16 @@ def test_one_worker_two_workers_and_none_give_the_same_bits(optimizer: str) -> N
             assert moments(crew, options) == expected
             assert torch.equal(crew.fleet.parameters, alone.fleet.parameters)
             assert torch.equal(crew.fleet.statistics, alone.fleet.statistics)
+
+
+def test_workers_align_to_the_same_bits() -> None:
+    """With everybody's examples, which a worker has to ask for; optimizers start afresh."""
+    options = replace(OPTIONS, optimizer="adam")
+    alone = looped(options)
+    expected = moments(alone, options, rule=Dimat(proxy=True), resets=True)
+    with closing(local_crew(options, workers=2)) as crew:
+        assert moments(crew, options, rule=Dimat(proxy=True), resets=True) == expected
+        assert torch.equal(crew.fleet.parameters, alone.fleet.parameters)
 
 
 def test_stacked_nodes_do_not_depend_on_the_number_of_workers() -> None:

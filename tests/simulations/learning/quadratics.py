@@ -49,6 +49,9 @@ class Quadratics:
     def score(self, parameters: Tensor) -> float:
         return 1 / (1 + self.loss(parameters))
 
+    def reset_optimizers(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -10,6 +10,7 @@ from tests.topology.built import built
 from weft.simulations.engines.exchange import Here
 from weft.simulations.errors import BadOption
 from weft.simulations.learning.registry import RULES, fits, rule
+from weft.simulations.learning.rule import Rule
 from weft.topology.options import Scalar
 from weft.topology.schedules import Schedule
 
@@ -20,6 +21,14 @@ def matchings(nodes: int = 8, rounds: int = 50) -> Schedule:
 
 def push_sum(nodes: int = 8, rounds: int = 50) -> Schedule:
     return built("epidemic", nodes, "push_sum", rounds=rounds)
+
+
+OPTIONS: dict[str, dict[str, Scalar]] = {"dimat": {"align": "none"}}
+"""Points have no units."""
+
+
+def made(name: str) -> Rule:
+    return rule(name, OPTIONS.get(name))
 
 
 FITTING = dict.fromkeys(RULES, ring) | {
@@ -35,9 +44,9 @@ FITTING = dict.fromkeys(RULES, ring) | {
 def test_a_rule_fits_its_schedule_and_runs_with_one_node_and_with_many(name: str) -> None:
     for nodes in (1, 2, 8):
         schedule = FITTING[name](nodes)
-        fits(rule(name), schedule)
+        fits(made(name), schedule)
         crew = quadratics(nodes, lr=0.05, alike=True)
-        first, *_, last = run(rule(name), crew, schedule)
+        first, *_, last = run(made(name), crew, schedule)
         assert first.accuracies is not None
         assert last.accuracies is not None
         assert last.accuracies.merged > first.accuracies.merged
@@ -49,26 +58,26 @@ def test_where_nobody_talks_nodes_train_alone(name: str) -> None:
     alone = quadratics(steps=10)
     alone.train(0)
     crew = quadratics()
-    moments = run(rule(name), crew, silent)
+    moments = run(made(name), crew, silent)
     assert torch.equal(crew.fleet.parameters, alone.fleet.parameters)
     assert {(m.messages, m.bytes, m.drift) for m in moments} == {(0, 0.0, 0.0)}
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_nothing_is_shared_between_two_runs(name: str) -> None:
-    used = rule(name)
+    used = made(name)
     models(used, quadratics(), FITTING[name](8))
     again = models(used, quadratics(), FITTING[name](8))
-    assert torch.equal(again, models(rule(name), quadratics(), FITTING[name](8)))
+    assert torch.equal(again, models(made(name), quadratics(), FITTING[name](8)))
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_the_mean_of_a_rule_changes_nothing(name: str) -> None:
-    watched, made = quadratics(), rule(name)
-    made.begin(watched.fleet.parameters)
+    watched, asked = quadratics(), made(name)
+    asked.begin(watched.fleet.parameters)
     watched.train(0)
     before = watched.fleet.parameters.clone()
-    first, second = (made.mean(watched.fleet.parameters, Here()) for _ in range(2))
+    first, second = (asked.mean(watched.fleet.parameters, Here()) for _ in range(2))
     assert torch.equal(first, second)
     assert torch.equal(before, watched.fleet.parameters)
     assert torch.allclose(first, before.mean(0), atol=1e-12)
@@ -87,6 +96,8 @@ def test_the_mean_of_a_rule_changes_nothing(name: str) -> None:
         ("diloco", {"nesterov": 1}, "rule diloco: option nesterov: found 1, expected bool"),
         ("noloco", {"momentum": 1.0}, "rule noloco: option momentum: found 1.0"),
         ("fed_adam", {"tau": 0.0}, "rule fed_adam: option tau: found 0.0, expected above 0"),
+        ("dimat", {"align": "weight"}, "rule dimat: option align: found 'weight', expected act"),
+        ("dimat", {"samples": 0}, "rule dimat: option samples: found 0, expected at least 1"),
         ("push_sum", {"weights": 1.0}, "rule push_sum: option 'weights' is not known"),
     ],
 )
