@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from weft.cli import demo_starts
 from weft.cli.output import JsonFlag, emit
 
 if TYPE_CHECKING:
@@ -19,20 +20,35 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
 
+DifferentStarts = Annotated[
+    bool,
+    typer.Option(
+        "--different-starts",
+        help="Nodes start apart and merge at the end: once as they are, once aligned.",
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        help="How data is dealt out: dirichlet, iid, classes, quantity; by default dirichlet, "
+        "with --different-starts iid."
+    ),
+]
+
 
 @app.command(
     epilog="Example: weft demo\n\n"
+    "Example: weft demo --different-starts\n\n"
     "Example: weft demo --nodes 6 --schedule sparse --data fashion_mnist.npz --limit 6000"
 )
 def demo(
     nodes: Annotated[int, typer.Option(help="How many nodes.")] = 4,
+    different_starts: DifferentStarts = False,
     topology: Annotated[str, typer.Option(help="The graph that joins them.")] = "ring",
     schedule: Annotated[str, typer.Option(help="When they merge.")] = "every",
     rounds: Annotated[int, typer.Option(help="How many rounds.")] = 20,
     steps: Annotated[int, typer.Option(help="Optimizer steps a round.")] = 20,
-    split: Annotated[
-        str, typer.Option(help="How data is dealt out: dirichlet, iid, classes, quantity.")
-    ] = "dirichlet",
+    split: Split = None,
     alpha: Annotated[float, typer.Option(help="Skew of the split: the smaller, the more.")] = 0.3,
     seed: Annotated[int, typer.Option(min=0, help="Of split, base and batches.")] = 0,
     model: Annotated[str, typer.Option(help="mlp, or cnn (with BatchNorm).")] = "mlp",
@@ -62,7 +78,7 @@ def demo(
     task = TaskOptions(
         data="digits" if data is None else str(data.resolve()),
         nodes=nodes,
-        split=split,
+        split=split or ("iid" if different_starts else "dirichlet"),
         alpha=alpha,
         seed=seed,
         steps=steps,
@@ -73,7 +89,14 @@ def demo(
         nodes=nodes, topology=topology, schedule=schedule, rounds=rounds, task=task
     )
     folder = DemoFolder(path=out)
-    outcome = _perform(settings, folder)
+    if different_starts:
+        endings = demo_starts.compare(settings, folder, keep=keep)
+        emit(demo_starts.document(endings), as_json, lambda _: demo_starts.table(endings))
+    else:
+        _show(_perform(settings, folder), folder, keep=keep, as_json=as_json)
+
+
+def _show(outcome: "Outcome", folder: "DemoFolder", *, keep: bool, as_json: bool) -> None:
     if not keep:
         _tidy(folder)
     document = outcome.document() | {"report": folder.report, "model": folder.merged_model}

@@ -57,6 +57,7 @@ trainer = "trainer:Digits"
 [merge]                   # with neighbours, after each round
 # mode = "rounds"         # or "continual": into a stream of the node's own
 # method = "mean"
+# align = "none"          # or "activations": for nodes that started apart; or "weights"
 # policy = "wait"         # for a neighbour that is late; or "deadline": go on without it
 # deadline_s = 60.0
 # optimizer = "keep"      # its state after a merge; or "reset"
@@ -125,6 +126,7 @@ trainer = "trainer:Digits"
 # command = "torchrun train.py {checkpoint_in} {checkpoint_out}"   # instead of trainer
 # evaluate_command = "python evaluate.py {checkpoint_in} {metrics_out}"
 # folder = "exchange"     # or two folders: in/round-000003/, out/round-000003/
+# overrides = "units.toml"      # groups of units to pin or split, where the run aligns
 # device = "auto"
 # threads = 1
 # data_size = 0           # for merges weighted by data

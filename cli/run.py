@@ -88,6 +88,7 @@ async def _create(
         "spec_digest": spec.digest,
         "base": spec.base,
         "schema_digest": spec.schema_digest,
+        "align": spec.merge.align,
         "uploaded": uploaded,
     }
 
@@ -112,6 +113,10 @@ async def _upload(session: Session, digest: str, outbox: "Store") -> bool:
 def _created(made: dict[str, Json]) -> str:
     base = made["base"]
     start = f"base {str(base)[:12]}" if base else "no base: nodes start apart"
+    if made["align"] != "none":
+        start += f", aligned by {made['align']}"
+    elif not base:
+        start += ", and merge.align = 'none' merges them as they are"
     sent = " (uploaded)" if made["uploaded"] else ""
     return f"run {made['run']} is made, {start}{sent}; weft status {made['run']} shows it"
 

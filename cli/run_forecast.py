@@ -97,7 +97,7 @@ def forecast(spec: "RunSpec", model_bytes: int, bandwidth_bit_s: float | None) -
         nodes=spec.nodes,
         model_bytes=model_bytes,
         rounds=tuple(_load(schedule, number, model_bytes) for number in range(spec.rounds)),
-        final=_final(spec.nodes, model_bytes) if spec.final.enabled else None,
+        final=_final(spec, model_bytes) if spec.final.enabled else None,
         bandwidth_bit_s=bandwidth_bit_s,
     )
 
@@ -117,15 +117,20 @@ def _load(schedule: "Schedule", number: int, model_bytes: int) -> Load:
     )
 
 
-def _final(nodes: int, model_bytes: int) -> Load:
+def _final(spec: "RunSpec", model_bytes: int) -> Load:
     """Each node folds a share of 1/n for all, then pulls the other shares.
 
     It takes its share from n - 1 others, and n - 1 merged shares: 2 (n - 1) / n of
-    a model each way, whatever n.
+    a model each way, whatever n. Where the run aligns, all but the anchor take its n
+    slices before.
     """
+    nodes = spec.nodes
     each = 2 * (nodes - 1) * model_bytes // nodes
+    anchored = nodes - 1 if spec.merge.aligns else 0
     return Load(
-        messages=2 * nodes * (nodes - 1), bytes=2 * (nodes - 1) * model_bytes, busiest_bytes=each
+        messages=2 * nodes * (nodes - 1) + anchored * nodes,
+        bytes=2 * (nodes - 1) * model_bytes + anchored * model_bytes,
+        busiest_bytes=each + anchored * model_bytes,
     )
 
 

@@ -9,7 +9,7 @@ the coordinator. The coordinator may replace a proposal, never a commit:
     announced by all, lists differ -------> proposed -> promised by all -> committed
     announced by some, the others away ---> proposed -> promised by all -> committed
 
-The statistics are folded over whoever is in the committed set of parameters.
+The other phases are over whoever is in the committed set of parameters.
 """
 
 from collections.abc import Collection
@@ -149,10 +149,10 @@ def _is_promised_by_some(record: RunRecord, standing: GlobalSet | None) -> bool:
 def _is_under_one_list(record: RunRecord, phase: Phase) -> bool:
     """All announced while they held the list of members that we hold.
 
-    The list of the statistics is the committed set of parameters, which everybody
+    The list of the other phases is the committed set of parameters, which everybody
     reads from the plan.
     """
-    if phase is Phase.STATISTICS:
+    if phase is not Phase.PARAMETERS:
         return True
     nodes = expected(record, phase)
     wanted = members_digest(nodes)

@@ -26,6 +26,7 @@ def backend_for(config: TrainConfig, *, folder: Path, data: Path) -> TrainerBack
             config.trainer,
             folder=folder,
             options=config.options,
+            overrides=None if config.overrides is None else config.overrides.absolute(),
             device=config.device,
             threads=config.threads,
             log_file=log_file,

@@ -112,16 +112,27 @@ def moment_tensors(moments: Mapping[str, Moments]) -> dict[str, Tensor]:
 
 def call(model: nn.Module, batch: Batch, device: torch.device) -> None:
     """Call a model with a batch of any of the three forms."""
+    inputs, keywords = arguments_of(batch, device)
+    model(*inputs, **keywords)
+
+
+def arguments_of(
+    batch: Batch, device: torch.device
+) -> tuple[tuple[Tensor, ...], Mapping[str, Tensor]]:
+    """What a model is called with for a batch: by place and by name, on a device.
+
+    Raises:
+        BadBatch: none of the three forms.
+    """
     if isinstance(batch, Mapping):
-        model(**{name: tensor.to(device) for name, tensor in batch.items()})
-        return
+        return (), {name: tensor.to(device) for name, tensor in batch.items()}
     inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     if not isinstance(inputs, Tensor):
         raise BadBatch(
             f"calibration() gave a batch of {type(inputs).__name__}; expected a tensor, "
             "a tuple or list that begins with one, or a mapping of keyword arguments"
         )
-    model(inputs.to(device))
+    return (inputs.to(device),), {}
 
 
 @contextmanager
@@ -152,7 +163,9 @@ def _watched(
 def _moments_of(values: Tensor) -> Moments:
     channels = values.detach().transpose(0, 1).reshape(values.shape[1], -1).double()
     count = torch.full((channels.shape[0],), channels.shape[1], dtype=torch.float64)
-    var, mean = torch.var_mean(channels, dim=1, correction=0)
+    # In two passes: torch.var_mean runs one number after the other, eight times slower.
+    mean = channels.mean(dim=1)
+    var = (channels - mean[:, None]).square_().mean(dim=1)
     return Moments(count, mean.cpu(), var.cpu())
 
 

@@ -32,10 +32,17 @@ from typing import Final
 import structlog
 
 from weft.node.child_processes import obituary, output_to
-from weft.node.errors import BadTrainer, NoInitialModel, TrainerDied, TrainerStopped
+from weft.node.errors import BadTrainer, NoInitialModel, NoModule, TrainerDied, TrainerStopped
 from weft.node.external_results import read_metrics, remove, take_result
 from weft.node.trainer import Metrics
-from weft.node.training_messages import TrainerFacts, TrainRequest, TrainResult
+from weft.node.training_messages import (
+    AlignRequest,
+    AlignResult,
+    TrainerFacts,
+    TrainRequest,
+    TrainResult,
+    UnitFacts,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -137,6 +144,20 @@ class CommandTrainer:
     async def re_estimate(self, model_in: Path, model_out: Path) -> bool:
         """See `TrainerBackend`: a command has no calibration data to give."""
         return False
+
+    async def units(self) -> UnitFacts:
+        """See `TrainerBackend`: there is no module here to trace."""
+        raise self._no_module()
+
+    async def align(self, request: AlignRequest) -> AlignResult:
+        """See `TrainerBackend`: there is no module here to trace."""
+        raise self._no_module()
+
+    def _no_module(self) -> NoModule:
+        return NoModule(
+            f"the training command {self._train[0]!r} has no module whose units could be "
+            "aligned; train with a class, or create the run with merge.align = 'none'"
+        )
 
     async def initial_model(self, path: Path, seed: int) -> None:
         """See `TrainerBackend`."""

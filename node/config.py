@@ -17,7 +17,8 @@ class TrainConfig(_Section):
     """How this node trains: exactly one of `trainer`, `command` and `folder`.
 
     `timeout_s` is how long a command or folder may take for a round; for a trainer,
-    how long its process may give no sign of life.
+    how long its process may give no sign of life. `overrides` pins and splits groups of
+    units of a trainer class's model, where the run aligns.
     """
 
     trainer: str | None = None
@@ -25,6 +26,7 @@ class TrainConfig(_Section):
     evaluate_command: str | None = None
     folder: FilePath | None = None
     options: dict[str, Scalar] = Field(default_factory=dict)
+    overrides: FilePath | None = None
     device: str = "auto"
     threads: int = Field(default=1, ge=1)
     data_size: int = Field(default=0, ge=0)

@@ -17,6 +17,7 @@ import structlog
 from weft.checkpoints.disk import free_bytes
 from weft.checkpoints.manifest import Manifest
 from weft.errors import Refused, WeftError
+from weft.node.aligning import Aligning
 from weft.node.backends import backend_for
 from weft.node.board import Board
 from weft.node.collector import Collector, Peers
@@ -26,6 +27,7 @@ from weft.node.global_merge import GlobalMerge, GlobalStage, Linger
 from weft.node.global_steps import GlobalSteps
 from weft.node.joining import Joining, advertised
 from weft.node.journal import EntryLog, Journal
+from weft.node.judging import Judging
 from weft.node.ledger import Ledger
 from weft.node.life import Life
 from weft.node.lock import FolderLock
@@ -251,6 +253,7 @@ class Node:
         return 0 if self.rounds.plan is None else self.rounds.plan.version
 
     async def _live(self, training: TrainerBackend) -> None:
+        aligning = await self._aligning(training)
         round_steps = RoundSteps(
             me=self._me,
             spec=self._spec(),
@@ -258,6 +261,13 @@ class Node:
             workspace=self._workspace,
             training=training,
             collector=self.collector,
+            judging=Judging(
+                me=self._me,
+                spec=self._spec(),
+                workspace=self._workspace,
+                aligning=aligning,
+                metrics=self.metrics,
+            ),
             peers=self.peers,
             ledger=Ledger(self.journal),
             metrics=self.metrics,
@@ -269,6 +279,7 @@ class Node:
             plan_of=self._plan,
             workspace=self._workspace,
             training=training,
+            aligning=aligning,
             desk=self.desk,
             peers=self.peers,
             pool=self.pool,
@@ -284,6 +295,15 @@ class Node:
             await self._linger()
         else:
             log.info("the run was stopped")
+
+    async def _aligning(self, training: TrainerBackend) -> Aligning | None:
+        if not self._spec().merge.aligns:
+            return None
+        aligning = Aligning(
+            spec=self._spec(), workspace=self._workspace, training=training, metrics=self.metrics
+        )
+        await aligning.prepare()
+        return aligning
 
     async def _linger(self) -> None:
         """Serve until the coordinator says that everybody is done.

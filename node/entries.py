@@ -90,23 +90,33 @@ class Published(Entry):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged(Entry):
-    """What arrived and was accepted, and why the rest was not."""
+    """What arrived and was accepted, and why the rest was not.
+
+    Where the run aligns, `aligned` names for each of the accepted its model in this node's
+    order of units, in the store, and `moved` the share of its units that changed places.
+    """
 
     kind: ClassVar[str] = "judged"
     round: int
     accepted: Mapping[NodeId, Digest]
     missed: Mapping[NodeId, str]
+    aligned: Mapping[NodeId, Digest] = field(default_factory=dict)
+    moved: Mapping[NodeId, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen(Entry):
-    """Whose contributions are merged, with which weights (own included)."""
+    """Whose contributions are merged, with which weights (own included).
+
+    `aligned`: what stands in for a parent's contribution where the run aligns.
+    """
 
     kind: ClassVar[str] = "chosen"
     round: int
     parents: Mapping[NodeId, Digest]
     weights: Mapping[NodeId, float]
     missed: Mapping[NodeId, str]
+    aligned: Mapping[NodeId, Digest] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

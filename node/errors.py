@@ -43,6 +43,14 @@ class NoInitialModel(Refused):
     """This kind of trainer has no model of its own to start from."""
 
 
+class NoModule(Refused):
+    """This kind of trainer has no module whose units could be told."""
+
+
+class NoCalibration(InvalidInput):
+    """The run aligns units, and the trainer gives no batches to do it with."""
+
+
 class JournalCorrupt(Corrupt):
     """The journal is missing or damaged; nothing of it may be trusted."""
 

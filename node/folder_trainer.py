@@ -26,10 +26,17 @@ from blake3 import blake3
 from weft.checkpoints.disk import sync_folder, write_bytes
 from weft.errors import TrainingFailed
 from weft.node.child_processes import last_line
-from weft.node.errors import NoInitialModel, TrainerSilent, TrainerStopped
+from weft.node.errors import NoInitialModel, NoModule, TrainerSilent, TrainerStopped
 from weft.node.external_results import read_metrics, take_result
 from weft.node.trainer import Metrics
-from weft.node.training_messages import TrainerFacts, TrainRequest, TrainResult
+from weft.node.training_messages import (
+    AlignRequest,
+    AlignResult,
+    TrainerFacts,
+    TrainRequest,
+    TrainResult,
+    UnitFacts,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -95,6 +102,20 @@ class FolderTrainer:
     async def re_estimate(self, model_in: Path, model_out: Path) -> bool:
         """See `TrainerBackend`: folders have no calibration data to give."""
         return False
+
+    async def units(self) -> UnitFacts:
+        """See `TrainerBackend`: there is no module here to trace."""
+        raise self._no_module()
+
+    async def align(self, request: AlignRequest) -> AlignResult:
+        """See `TrainerBackend`: there is no module here to trace."""
+        raise self._no_module()
+
+    def _no_module(self) -> NoModule:
+        return NoModule(
+            f"the training folder {self._in.parent} has no module whose units could be "
+            "aligned; train with a class, or create the run with merge.align = 'none'"
+        )
 
     async def initial_model(self, path: Path, seed: int) -> None:
         """See `TrainerBackend`."""

@@ -3,6 +3,11 @@
     announce -> promise -> commit -> fold      (parameters)
     announce -> promise -> commit -> finish    (statistics, where the model has any)
 
+Where the run aligns, the first set is not folded yet. Its first node is the anchor: each
+of the set brings its own model into the anchor's order of units and announces it again,
+and what is folded is the set of those. The anchor follows from a committed set, so all
+have the same one, whatever lists of members they held.
+
 Everybody merges one committed set. It is committed in one of two ways. The
 coordinator commits it: all members of the last epoch, or, under the `deadline`
 policy, the part that it proposed once each of that part has promised. Or the
@@ -20,8 +25,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from weft.node.entries import Announced, Committed, Entry, Finished, Folded, Promised
-from weft.protocol.run import Digest, GlobalSet, NodeId, Phase, Plan, members_digest
+from weft.node.entries import Announced, Committed, Entry, Finished, Folded, Joined, Promised
+from weft.protocol.run import Digest, GlobalSet, NodeId, Phase, Plan, RunSpec, members_digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +75,7 @@ class GlobalStage(StrEnum):
 
     ANNOUNCING = "announcing"
     SETTLING = "settling"
+    ALIGNING = "aligning"
     FOLDING = "folding"
     FINISHING = "finishing"
     DONE = "done"
@@ -94,6 +100,7 @@ class GlobalMerge:
 
     def __init__(self, me: NodeId) -> None:
         self._me = me
+        self._aligns = False
         self.announced: dict[Phase, Announced] = {}
         self.promised: dict[Phase, GlobalSet] = {}
         self.committed: dict[Phase, GlobalSet] = {}
@@ -123,17 +130,40 @@ class GlobalMerge:
         """The name of what is due."""
         if self.finished is not None:
             return GlobalStage.DONE
-        phase = Phase.PARAMETERS if self._folded is None else Phase.STATISTICS
+        phase = self._phase
         if phase not in self.announced:
-            return GlobalStage.ANNOUNCING
+            return GlobalStage.ALIGNING if phase is Phase.ALIGNED else GlobalStage.ANNOUNCING
         if phase not in self.committed:
             return GlobalStage.SETTLING
         return GlobalStage.FOLDING if self._folded is None else GlobalStage.FINISHING
 
+    @property
+    def _phase(self) -> Phase:
+        if self._folded is not None:
+            return Phase.STATISTICS
+        return self._last if Phase.PARAMETERS in self.committed else Phase.PARAMETERS
+
+    @property
+    def _last(self) -> Phase:
+        """The phase whose set is folded."""
+        return Phase.ALIGNED if self._aligns else Phase.PARAMETERS
+
+    @property
+    def to_fold(self) -> GlobalSet | None:
+        """The set that is folded, once it is committed."""
+        return self.committed.get(self._last)
+
+    @property
+    def anchor(self) -> tuple[NodeId, Digest]:
+        """Whose order of units all models of the first set are brought into, and its model."""
+        return self.committed[Phase.PARAMETERS].contributors[0]
+
     def _parameters(self, model: str, members: tuple[NodeId, ...]) -> GlobalStep:
+        if self.to_fold is not None:
+            return Fold(chosen=self.to_fold)
         phase = Phase.PARAMETERS
         if phase in self.committed:
-            return Fold(chosen=self.committed[phase])
+            return self._of_contributors(Phase.ALIGNED, model)
         if phase not in self.announced and self._me in members:
             return Announce(phase=phase, model=model)
         return Settle(phase=phase, members=self.members(phase, members))
@@ -142,6 +172,10 @@ class GlobalMerge:
         phase = Phase.STATISTICS
         if phase in self.committed:
             return Finish(model=model, statistics=self.committed[phase])
+        return self._of_contributors(phase, model)
+
+    def _of_contributors(self, phase: Phase, model: str) -> Announce | Settle:
+        """A phase of those whose models are in the first set."""
         contributors = self.members(phase, ())
         if phase not in self.announced and self._me in contributors:
             return Announce(phase=phase, model=model)
@@ -151,7 +185,7 @@ class GlobalMerge:
         """The frozen list: as announced, else as planned, else who was merged."""
         if phase in self.announced:
             return self.announced[phase].members
-        if phase is Phase.STATISTICS and Phase.PARAMETERS in self.committed:
+        if phase is not Phase.PARAMETERS and Phase.PARAMETERS in self.committed:
             return tuple(node for node, _ in self.committed[Phase.PARAMETERS].contributors)
         return planned
 
@@ -230,8 +264,10 @@ class GlobalMerge:
         return Committed(phase=phase, contributors=chosen.contributors)
 
     def apply(self, entry: Entry) -> None:
-        """Take in a durable entry; entries of the rounds are left alone."""
+        """Take in a durable entry; of those of the rounds only what the run is matters."""
         match entry:
+            case Joined(spec=spec):
+                self._aligns = RunSpec.from_bytes(spec.encode()).merge.aligns
             case Announced(phase=phase):
                 self.announced[phase] = entry
             case Promised(phase=phase, contributors=contributors):

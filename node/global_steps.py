@@ -13,10 +13,12 @@ import structlog
 from weft.checkpoints.artifacts import export_checkpoint, put_tensors
 from weft.checkpoints.reader import open_checkpoint
 from weft.errors import Unavailable, WeftError
+from weft.node.aligning import Aligning
 from weft.node.board import Board
 from weft.node.collector import Peers, ask_announcement
 from weft.node.coordinator_link import CoordinatorLink
 from weft.node.entries import Announced, Committed, Finished, Folded, Promised
+from weft.node.errors import NotFinite
 from weft.node.global_merge import Announce, Announcement, Finish, Fold, GlobalMerge, Settle
 from weft.node.ledger import Ledger, LedgerEntry, Parent, Statistics
 from weft.node.merging import Merging
@@ -52,6 +54,7 @@ class GlobalSteps:
         plan_of: the newest plan that this node holds.
         workspace: the node's files.
         training: the user's training code.
+        aligning: where the run aligns.
         desk: shares.
         peers: the members of the run.
         pool: channels.
@@ -68,6 +71,7 @@ class GlobalSteps:
     plan_of: Callable[[], Plan]
     workspace: Workspace
     training: TrainerBackend
+    aligning: Aligning | None
     desk: ShareDesk
     peers: Peers
     pool: ChannelPool
@@ -90,6 +94,9 @@ class GlobalSteps:
             digest = await asyncio.to_thread(self.desk.announce, model)
             return Announced(phase=step.phase, digest=digest, members=epoch.members)
         members = self.final.members(step.phase, ())
+        if step.phase is Phase.ALIGNED:
+            digest = await self._announce_aligned(model)
+            return Announced(phase=step.phase, digest=digest, members=members)
         moments = self.workspace.folder / "moments.safetensors"
         measured = await self.training.calibrate(model, moments)
         if not measured:
@@ -97,6 +104,27 @@ class GlobalSteps:
         digest = await asyncio.to_thread(self._keep_moments, moments, measured)
         moments.unlink()
         return Announced(phase=step.phase, digest=digest, members=members)
+
+    async def _announce_aligned(self, model: Path) -> Digest:
+        """Announce the model again in the anchor's order of units; the anchor's is as it was."""
+        node, digest = self.final.anchor
+        if node == self.me:
+            return digest
+        if self.aligning is None:
+            raise RuntimeError("models are to be aligned in a run that does not align")
+        anchor, out = (self.workspace.folder / f"{n}.safetensors" for n in ("anchor", "aligned"))
+        await self.desk.restore(node, digest, anchor)
+        moved = await self.aligning.model(anchor, model, out)
+        if moved is None:
+            raise NotFinite(
+                f"the last model cannot be aligned to that of {node}: what one of them computes on"
+                " this node's calibration data overflows"
+            )
+        log.info("aligned", anchor=node, moved_units=round(moved, 4))
+        announced = await asyncio.to_thread(self.desk.announce, out)
+        for path in (anchor, out):
+            path.unlink()
+        return announced
 
     def _keep_moments(self, moments: Path, measured: bool) -> Digest:
         with open_checkpoint(moments) as reader:
@@ -180,9 +208,11 @@ class GlobalSteps:
         return self.merging.keep(path, {"run": self.spec.name, "node": self.me}, owner=PIN)
 
     def _write_ledger(self, result: Digest) -> None:
-        parents = self.final.committed.get(Phase.PARAMETERS)
-        if parents is None:
+        folded = self.final.to_fold
+        if folded is None:
             return
+        published = dict(self.final.committed[Phase.PARAMETERS].contributors)
+        aligns = self.spec.merge.aligns
         moments = self.final.committed.get(Phase.STATISTICS)
         self.ledger.append(
             LedgerEntry(
@@ -194,9 +224,15 @@ class GlobalSteps:
                 base=self.spec.base,
                 method=self.spec.final.method,
                 options=dict(self.spec.final.options),
+                align=self.spec.merge.align,
                 parents=tuple(
-                    Parent(node=node, digest=digest, weight=self.desk.weight(node))
-                    for node, digest in parents.contributors
+                    Parent(
+                        node=node,
+                        digest=published[node],
+                        weight=self.desk.weight(node),
+                        aligned=digest if aligns else None,
+                    )
+                    for node, digest in folded.contributors
                 ),
                 statistics=Statistics.FOLDED if moments else Statistics.NONE,
                 moments=dict(moments.contributors) if moments else {},

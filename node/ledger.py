@@ -3,8 +3,10 @@
 One entry a merge: who was merged, with which weights, which edges were missed and
 why, by which method, from which seed, on which build. While its parents are kept,
 an adopted model can be made again from its entry alone, bit for bit, on the same
-build and kind of machine. The entries live in the node's journal, so that they
-are as durable as the decisions that they explain.
+build and kind of machine. Where units were aligned, the aligned models are what is kept
+for that; to make those again from what was published takes the node's trainer and data.
+The entries live in the node's journal, so that they are as durable as the decisions that
+they explain.
 """
 
 import platform
@@ -18,7 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from weft.node.errors import JournalCorrupt
 from weft.node.journal import EntryLog
-from weft.protocol.run import Scalar
+from weft.protocol.run import Align, Scalar
 
 KIND: Final = "ledger"
 """The kind that ledger entries have in the journal."""
@@ -35,11 +37,18 @@ class Statistics(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parent:
-    """One model that was merged, and with which weight."""
+    """One model that was merged, and with which weight.
+
+    Attributes:
+        digest: as its node published it.
+        aligned: the same model in the merging node's order of units (in the global merge:
+            the anchor's), which is what was merged; None: the published one was.
+    """
 
     node: str
     digest: str
     weight: float
+    aligned: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +80,7 @@ class LedgerEntry:
             after one (`continual`), or the global one at the end.
         base: digest that task vectors were taken from; None: merged whole.
         method: name in the registry; `options` its hyperparameters.
+        align: how units were brought into one order; see the parents' `aligned`.
         parents: in the order in which they were merged, one's own included; the
             one of `node` gives buffers, and running statistics where they are OWN.
             Of a head all that is in it, in the order of absorption: some are of
@@ -90,6 +100,7 @@ class LedgerEntry:
     base: str | None
     method: str
     options: Mapping[str, Scalar] = field(default_factory=dict)
+    align: Align = "none"
     parents: tuple[Parent, ...]
     missed: Mapping[str, str] = field(default_factory=dict)
     statistics: Statistics = Statistics.NONE
@@ -99,7 +110,7 @@ class LedgerEntry:
 
     def needs(self) -> frozenset[str]:
         """The digests that must still be in a store to make the model again."""
-        parents = frozenset(parent.digest for parent in self.parents)
+        parents = frozenset(parent.aligned or parent.digest for parent in self.parents)
         base = frozenset() if self.base is None else frozenset({self.base})
         return parents | base | frozenset(self.moments.values())
 

@@ -60,6 +60,7 @@ class NodeMetrics:
         )
         self._contact = self._gauge("last_contact_seconds", "Since a peer was heard", "peer")
         self._distance = self._gauge("consensus_distance", "Over the last contributions")
+        self._moved = self._gauge("moved_units", "Share of a peer's units put elsewhere", "peer")
         self._journal = self._gauge("journal_entries", "Entries in the journal")
         self._expiry = self._gauge("certificate_expiry_seconds", "Left to this node's certificate")
         self._free = self._gauge("free_bytes", "Left on the disk of the data folder")
@@ -104,6 +105,10 @@ class NodeMetrics:
     def measured_distance(self, distance: float) -> None:
         """The consensus distance over the contributions of the last merge."""
         self._distance.set(distance)
+
+    def units_moved(self, peer: str, share: float) -> None:
+        """Which part of a peer's units changed places in the last alignment."""
+        self._moved.labels(peer).set(share)
 
     def merge_adopted(self) -> None:
         """A merged model was taken over."""

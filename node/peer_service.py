@@ -19,7 +19,7 @@ from weft.node.rounds import RoundMachine
 from weft.node.shares import ShareDesk
 from weft.protocol.convert import phase_of
 from weft.protocol.identity import Identity, identity_of
-from weft.protocol.run import NodeId, Phase, members_digest
+from weft.protocol.run import NodeId, members_digest
 from weft.protocol.serve_artifacts import ArtifactService
 from weft.protocol.v1 import peer_pb2 as pb
 from weft.protocol.v1.peer_pb2_grpc import PeerServicer
@@ -126,9 +126,7 @@ class PeerService(PeerServicer):
     async def Share(self, request: pb.ShareRequest, context: Context) -> pb.ShareReply:  # noqa: N802
         """The digest of a merged share, folded now if it was not yet."""
         self._member(context, request.run)
-        chosen = await self._board.wait_for(
-            lambda: self._final.committed.get(Phase.PARAMETERS), _bounded(request.wait_s)
-        )
+        chosen = await self._board.wait_for(lambda: self._final.to_fold, _bounded(request.wait_s))
         if chosen is None:
             return pb.ShareReply()
         if chosen.digest != request.set_digest:

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import structlog
 from blake3 import blake3
 
-from weft.checkpoints.engine import DeltaStatistics
 from weft.checkpoints.reader import read_schema
-from weft.errors import Corrupt, InvalidInput
 from weft.node.collector import Arrived, Collector, Missed, Peers
 from weft.node.entries import (
     Chosen,
@@ -26,7 +24,8 @@ from weft.node.entries import (
     Trained,
     TrainingBegun,
 )
-from weft.node.guards import Reason, Rejected, judge, judge_score
+from weft.node.guards import Reason, Rejected, judge_score
+from weft.node.judging import Judging
 from weft.node.ledger import Ledger, LedgerEntry, Parent, Statistics
 from weft.node.merging import Merging, Weighted
 from weft.node.metrics import NodeMetrics
@@ -62,6 +61,7 @@ class RoundSteps:
         workspace: the node's files.
         training: the user's training code.
         collector: gets what neighbours publish.
+        judging: says what of it may be merged, in this node's order of units.
         peers: the members of the run.
         ledger: where adopted models are written down.
         metrics: counters.
@@ -73,6 +73,7 @@ class RoundSteps:
     workspace: Workspace
     training: TrainerBackend
     collector: Collector
+    judging: Judging
     peers: Peers
     ledger: Ledger
     metrics: NodeMetrics
@@ -163,58 +164,20 @@ class RoundSteps:
         missed = {node: item.reason for node, item in found.items() if isinstance(item, Missed)}
         for digest in arrived.values():
             self.workspace.store.pin(digest, _pin(step.round))
-        refused = await self._refused(step, arrived)
-        accepted = {node: digest for node, digest in arrived.items() if node not in refused}
+        judgement = await self.judging.judge(step.round, step.own, arrived, owner=_pin(step.round))
+        aligned = {node: found.digest for node, found in judgement.aligned.items()}
+        accepted = {n: digest for n, digest in arrived.items() if n not in judgement.refused}
+        missed |= judgement.refused
+        if accepted and await self._score_drops(step, {**accepted, **aligned}):
+            missed |= dict.fromkeys(accepted, Reason.SCORE)
+            accepted, aligned = {}, {}
         return Judged(
             round=step.round,
             accepted=accepted,
-            missed={node: str(reason) for node, reason in {**missed, **refused}.items()},
+            missed={node: str(reason) for node, reason in missed.items()},
+            aligned=aligned,
+            moved={node: judgement.aligned[node].moved for node in aligned},
         )
-
-    async def _refused(
-        self, step: Collect, arrived: Mapping[NodeId, Digest]
-    ) -> dict[NodeId, Reason]:
-        statistics, broken = await asyncio.to_thread(self._measured, step.own, arrived)
-        self.metrics.measured_distance(_consensus_distance(statistics))
-        verdicts = judge(statistics, own=0, spec=self.spec.guards)
-        refused = broken | {
-            NodeId(name): verdict.reason
-            for name, verdict in verdicts.items()
-            if isinstance(verdict, Rejected)
-        }
-        for reason in refused.values():
-            self.metrics.merge_rejected(reason)
-        kept = {node: digest for node, digest in arrived.items() if node not in refused}
-        if kept and await self._score_drops(step, kept):
-            refused |= dict.fromkeys(kept, Reason.SCORE)
-        return refused
-
-    def _measured(
-        self, own: Digest, arrived: Mapping[NodeId, Digest]
-    ) -> tuple[DeltaStatistics, dict[NodeId, Reason]]:
-        """The statistics of what can be decoded, and what cannot: that is removed."""
-        try:
-            return self._measure(own, arrived), {}
-        except (Corrupt, InvalidInput) as damaged:
-            log.warning("a contribution cannot be decoded", reason=str(damaged))
-            broken = {node for node, digest in arrived.items() if not self._decodes(node, digest)}
-            if not broken:
-                raise
-            for node in broken:
-                self.workspace.store.remove(arrived[node])
-            sound = {node: digest for node, digest in arrived.items() if node not in broken}
-            return self._measure(own, sound), dict.fromkeys(broken, Reason.CORRUPT)
-
-    def _measure(self, own: Digest, others: Mapping[NodeId, Digest]) -> DeltaStatistics:
-        pairs = [(self.me, own), *sorted(others.items())]
-        return self.merging.measure([Weighted(node=n, digest=d, weight=1.0) for n, d in pairs])
-
-    def _decodes(self, node: NodeId, digest: Digest) -> bool:
-        try:
-            self.merging.measure([Weighted(node=node, digest=digest, weight=1.0)])
-        except (Corrupt, InvalidInput):
-            return False
-        return True
 
     async def _score_drops(self, step: Collect, kept: Mapping[NodeId, Digest]) -> bool:
         if self.spec.guards.score_metric is None:
@@ -244,9 +207,15 @@ class RoundSteps:
             stream = OwnStream(self.workspace.stream, self.workspace.store, self.spec)
             merged, parents = await asyncio.to_thread(stream.absorb, self.me, chosen)
         else:
-            merged = await self._merged(step.round, chosen.parents, chosen.weights)
+            models = {**chosen.parents, **chosen.aligned}
+            merged = await self._merged(step.round, models, chosen.weights)
             parents = tuple(
-                Parent(node=node, digest=digest, weight=chosen.weights[node])
+                Parent(
+                    node=node,
+                    digest=digest,
+                    weight=chosen.weights[node],
+                    aligned=chosen.aligned.get(node),
+                )
                 for node, digest in sorted(chosen.parents.items())
             )
         digest, statistics = await self._re_estimated(step.round, merged)
@@ -300,6 +269,7 @@ class RoundSteps:
             base=self.spec.base,
             method=self.spec.merge.method,
             options=dict(self.spec.merge.options),
+            align=self.spec.merge.align,
             parents=parents,
             missed={str(node): reason for node, reason in chosen.missed.items()},
             statistics=statistics,
@@ -330,12 +300,3 @@ class RoundSteps:
 
 def _pin(round: int) -> str:
     return f"round-{round:06d}"
-
-
-def _consensus_distance(statistics: DeltaStatistics) -> float:
-    """The consensus distance over the finite contributions, from their Gram matrix."""
-    kept = [i for i, name in enumerate(statistics.names) if name not in statistics.non_finite]
-    count = len(kept)
-    gram = statistics.gram[kept][:, kept]
-    mean_square = float(gram.diagonal().sum()) / count - float(gram.sum()) / count**2
-    return float(max(0.0, mean_square) ** 0.5)

@@ -301,6 +301,7 @@ class RoundMachine:
             parents={node: parents[node] for node in sorted(row)},
             weights={NodeId(node): row[node] for node in sorted(row)},
             missed=missed,
+            aligned={node: judged.aligned[node] for node in sorted(row) if node in judged.aligned},
         )
 
     # -- what happened -------------------------------------------------------
@@ -334,8 +335,11 @@ class RoundMachine:
             case Published(round=round):
                 self.published[round] = entry
                 self.stage = Stage.COLLECTING
-            case Judged(round=round):
+            case Judged(round=round, moved=moved):
                 self.judged[round] = entry
+                if moved:
+                    share = sum(moved.values()) / len(moved)
+                    self.metrics = {**self.metrics, "moved_units": share}
                 self.stage = Stage.AGREEING
             case Chosen(round=round):
                 self.chosen[round] = entry

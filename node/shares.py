@@ -8,8 +8,8 @@ when its owner is gone the next in line does it, and nobody has to be asked.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import structlog
@@ -29,6 +29,7 @@ from weft.checkpoints.reader import TensorReader, open_checkpoint
 from weft.checkpoints.schema import Schema, check
 from weft.checkpoints.store import Store
 from weft.checkpoints.subset import Subset, Union
+from weft.checkpoints.writer import SafetensorsWriter
 from weft.errors import InvalidInput, WeftError
 from weft.merging.registry import create
 from weft.node.collector import Peers, ask_share
@@ -129,6 +130,31 @@ class ShareDesk:
         )
         self._store.pin(digest, PIN)
         return Digest(digest)
+
+    # -- aligning ------------------------------------------------------------
+
+    async def restore(self, node: NodeId, announced: Digest, out: Path) -> None:
+        """Fetch what a member of the committed set announced, and write its whole model."""
+        slices = await asyncio.gather(
+            *(self._slice(node, announced, share) for share in range(self._count))
+        )
+        await asyncio.to_thread(self._write, [digest for _, digest in slices], out)
+
+    def _write(self, slices: Sequence[Digest], out: Path) -> None:
+        with self._joined(slices) as whole:
+            self._merging.check_schema(whole.schema, f"the model that {out.name} is made of")
+            with SafetensorsWriter(out, whole.schema, {}) as writer:
+                for spec in whole.schema:
+                    writer.write(spec.name, whole.blocks(spec.name))
+
+    @contextmanager
+    def _joined(self, parts: Sequence[Digest]) -> Iterator[Union]:
+        """The whole model of which these are all slices, or all merged shares."""
+        with (
+            self._merging.base() as base,
+            Union([self._open_part(digest, base) for digest in parts]) as whole,
+        ):
+            yield whole
 
     # -- folding -------------------------------------------------------------
 
@@ -267,12 +293,10 @@ class ShareDesk:
         return digest
 
     def _join(self, chosen: GlobalSet, digests: Sequence[Digest]) -> Digest:
-        with self._merging.base() as base:
-            parts = [self._open_part(digest, base) for digest in digests]
-            with Union(parts) as whole:
-                self._merging.check_schema(whole.schema, "the merged model")
-                metadata = {"run": self._spec.name, "set": chosen.digest}
-                digest = put_model(self._store, whole, metadata=metadata)
+        with self._joined(digests) as whole:
+            self._merging.check_schema(whole.schema, "the merged model")
+            metadata = {"run": self._spec.name, "set": chosen.digest}
+            digest = put_model(self._store, whole, metadata=metadata)
         self._store.pin(digest, PIN)
         return Digest(digest)
 

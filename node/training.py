@@ -20,15 +20,29 @@ from weft.node.errors import TrainerDied, TrainerSilent, TrainerStopped
 from weft.node.trainer import Metrics, Scalar
 from weft.node.training_child import TrainingChild, spawn
 from weft.node.training_messages import (
+    ALIGNED,
     RESULT,
+    UNITS,
+    AlignRequest,
+    AlignResult,
     ProcessSettings,
     TrainerFacts,
     TrainRequest,
     TrainResult,
+    UnitFacts,
     fields_of,
 )
 
-__all__ = ["TrainRequest", "TrainResult", "TrainerBackend", "TrainerFacts", "TrainingProcess"]
+__all__ = [
+    "AlignRequest",
+    "AlignResult",
+    "TrainRequest",
+    "TrainResult",
+    "TrainerBackend",
+    "TrainerFacts",
+    "TrainingProcess",
+    "UnitFacts",
+]
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +79,24 @@ class TrainerBackend(Protocol):
         """Write a checkpoint with running statistics measured anew; as `calibrate`."""
         ...
 
+    async def units(self) -> UnitFacts:
+        """What of the model can change places; `align` knows it from then on.
+
+        Raises:
+            CannotAlign: the model cannot be traced.
+            NoCalibration: the trainer has no batch to trace it with.
+            NoModule: this kind of trainer has no module.
+        """
+        ...
+
+    async def align(self, request: AlignRequest) -> AlignResult:
+        """Bring models into the order of an anchor's units; the same files, the same bytes.
+
+        Raises:
+            CannotAlign, NoCalibration, NoModule: as `units`.
+        """
+        ...
+
     async def initial_model(self, path: Path, seed: int) -> None:
         """Write a new model.
 
@@ -88,6 +120,7 @@ class TrainingProcess:
         target: `module:Class`.
         folder: where the module is looked for first; the process works there.
         options: the constructor's keyword arguments.
+        overrides: a file that pins and splits groups of units.
         device: a torch device, or "auto": cuda where there is one.
         threads: torch threads.
         log_file: where the user's code prints to; None: this process's stderr.
@@ -101,6 +134,7 @@ class TrainingProcess:
         *,
         folder: Path,
         options: Mapping[str, Scalar] | None = None,
+        overrides: Path | None = None,
         device: str = "auto",
         threads: int = 1,
         log_file: Path | None = None,
@@ -111,6 +145,7 @@ class TrainingProcess:
             target=target,
             folder=folder,
             options=dict(options or {}),
+            overrides=overrides,
             device=device,
             threads=threads,
             heartbeat_s=heartbeat_s,
@@ -142,6 +177,15 @@ class TrainingProcess:
     async def re_estimate(self, model_in: Path, model_out: Path) -> bool:
         """See `TrainerBackend`."""
         return bool(await self._ask("re_estimate", model=model_in, out=model_out))
+
+    async def units(self) -> UnitFacts:
+        """See `TrainerBackend`."""
+        return UNITS.validate_python(await self._ask("units"))
+
+    async def align(self, request: AlignRequest) -> AlignResult:
+        """See `TrainerBackend`."""
+        answer = await self._ask("align", request=fields_of(request))
+        return ALIGNED.validate_python(answer)
 
     async def initial_model(self, path: Path, seed: int) -> None:
         """See `TrainerBackend`."""

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from weft import errors
 from weft.errors import TrainingFailed, WeftError
 from weft.node.trainer import Metrics, Scalar
+from weft.protocol.run import Align
 
 LENGTH: Final = struct.Struct("!I")
 LIMIT_BYTES: Final = 64 * 2**20
@@ -65,6 +66,52 @@ class TrainResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AlignRequest:
+    """Models to be brought into the order of another one's units.
+
+    Attributes:
+        how: by "activations" on the node's calibration data, or by "weights".
+        anchor: the checkpoint whose order is taken.
+        models: those to be permuted.
+        out: where each goes, in the order of `models`.
+    """
+
+    how: Align
+    anchor: Path
+    models: tuple[Path, ...]
+    out: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlignResult:
+    """What an alignment gave, besides its files.
+
+    Attributes:
+        moved: for each model the share of its units that changed places; None where it
+            could not be matched (what it computes overflows), and there is no file.
+        seconds: that it took.
+    """
+
+    moved: tuple[float | None, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitFacts:
+    """What of a trainer's model can change places.
+
+    Attributes:
+        groups: of units.
+        units: in all groups together.
+        unruled: operators that keep in order what they touch, since nothing is known of them.
+    """
+
+    groups: int
+    units: int
+    unruled: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerFacts:
     """What a trainer can do, known before the first round."""
 
@@ -84,6 +131,7 @@ class ProcessSettings:
         target: `module:Class` of the trainer.
         folder: where its module is looked for first.
         options: the constructor's keyword arguments.
+        overrides: a file that pins and splits groups of units, for alignment.
         device: a torch device, or "auto": cuda where there is one.
         threads: torch threads; results depend on their number.
         descriptor: the child's end of the socket.
@@ -94,6 +142,7 @@ class ProcessSettings:
     target: str
     folder: Path
     options: Mapping[str, Scalar] = field(default_factory=dict)
+    overrides: Path | None = None
     device: str = "auto"
     threads: int = 1
     descriptor: int = -1
@@ -103,6 +152,9 @@ class ProcessSettings:
 
 REQUEST: Final = TypeAdapter(TrainRequest)
 RESULT: Final = TypeAdapter(TrainResult)
+ALIGN: Final = TypeAdapter(AlignRequest)
+ALIGNED: Final = TypeAdapter(AlignResult)
+UNITS: Final = TypeAdapter(UnitFacts)
 FACTS: Final = TypeAdapter(TrainerFacts)
 SETTINGS: Final = TypeAdapter(ProcessSettings)
 
@@ -137,7 +189,7 @@ def message_of(body: bytes) -> Mapping[str, Any]:
     return message
 
 
-def fields_of(request: TrainRequest) -> dict[str, object]:
+def fields_of(request: TrainRequest | AlignRequest) -> dict[str, object]:
     """A request as JSON values."""
     return asdict(request)
 

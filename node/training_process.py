@@ -27,11 +27,14 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from weft.errors import TrainingFailed, WeftError
 from weft.node.training_messages import (
+    ALIGN,
+    ALIGNED,
     FACTS,
     LENGTH,
     REQUEST,
     RESULT,
     SETTINGS,
+    UNITS,
     body_length,
     error_message,
     frame,
@@ -163,6 +166,10 @@ def _perform(worker: "TrainingWorker", request: Message) -> object:
             return worker.calibrate(Path(request["model"]), Path(request["out"]))
         case "re_estimate":
             return worker.re_estimate(Path(request["model"]), Path(request["out"]))
+        case "units":
+            return UNITS.dump_python(worker.units())
+        case "align":
+            return ALIGNED.dump_python(worker.align(ALIGN.validate_python(request["request"])))
         case "initial_model":
             worker.initial_model(Path(request["out"]), int(request["seed"]))
             return None

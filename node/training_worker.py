@@ -12,25 +12,25 @@ one that raised is never used again.
 """
 
 import logging
-import math
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from numbers import Real
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from weft.checkpoints.reader import open_checkpoint
 from weft.checkpoints.writer import write_checkpoint
 from weft.errors import InvalidInput, TrainingFailed, WeftError
 from weft.node import calibration
-from weft.node.errors import NotFinite
+from weft.node.errors import BadBatch, NoCalibration
 from weft.node.model_files import load_model, require_finite, save_model
 from weft.node.trainer import (
+    Batch,
     Calibrates,
     Evaluates,
     Metrics,
@@ -39,14 +39,21 @@ from weft.node.trainer import (
     data_size_of,
     load_trainer,
 )
+from weft.node.trainer_metrics import metrics_of
 from weft.node.trainer_state import load_state, save_state
 from weft.node.training_messages import (
+    AlignRequest,
+    AlignResult,
     ProcessSettings,
     TrainerFacts,
     TrainRequest,
     TrainResult,
+    UnitFacts,
     one_line,
 )
+
+if TYPE_CHECKING:
+    from weft.node.unit_matching import Matcher
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +77,7 @@ class TrainingWorker:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         self._name = settings.target
         self._trainer: Trainer | None = None
+        self._matcher: Matcher | None = None
         self._trained = False
         self._built()
 
@@ -104,7 +112,7 @@ class TrainingWorker:
             with self._blamed("train", when):
                 returned = trainer.train(model, request.round)
             seconds = time.monotonic() - began
-            metrics = _metrics(returned, self._name, "train", when)
+            metrics = metrics_of(returned, self._name, "train", when)
             require_finite(model, f"{when}: after training")
             has_state = self._take_state(trainer, request, when)
             save_model(model, request.model_out, like=reader)
@@ -120,7 +128,7 @@ class TrainingWorker:
         seed_everything(0)
         with self._blamed("evaluate", path.name), torch.no_grad():
             returned = trainer.evaluate(model)
-        return _metrics(returned, self._name, "evaluate", path.name)
+        return metrics_of(returned, self._name, "evaluate", path.name)
 
     def calibrate(self, path: Path, moments_out: Path) -> bool:
         """Write the moments of a checkpoint's BatchNorm inputs on calibration data."""
@@ -142,6 +150,22 @@ class TrainingWorker:
                 calibration.set_running_statistics(model, moments)
                 save_model(model, model_out, like=reader)
         return bool(moments)
+
+    def units(self) -> UnitFacts:
+        """What of the model can change places; traces it where that is not done yet.
+
+        Raises:
+            CannotAlign: torch cannot trace the model.
+            NoCalibration: the trainer has no calibration data.
+        """
+        return self._matching().facts()
+
+    def align(self, request: AlignRequest) -> AlignResult:
+        """Write models in the order of the anchor's units; see `units` for what it raises."""
+        began = time.monotonic()
+        matcher = self._matching()
+        moved = matcher.align(request, self._batches(request.anchor.name))
+        return AlignResult(moved=tuple(moved), seconds=time.monotonic() - began)
 
     def initial_model(self, path: Path, seed: int) -> None:
         """Write a new model of the trainer, drawn from the seed."""
@@ -185,6 +209,35 @@ class TrainingWorker:
         seed_everything(0)
         with self._blamed("calibration", path.name):
             return calibration.pooled_moments(model, trainer.calibration())
+
+    def _matching(self) -> "Matcher":
+        if self._matcher is None:
+            # Here, because torch's tracing takes seconds to import and few runs align.
+            from weft.merging.alignment.overrides import Overrides
+            from weft.node.overrides import load_overrides
+            from weft.node.unit_matching import Matcher
+
+            first = next(self._batches("start"), None)
+            if first is None:
+                raise BadBatch(
+                    "calibration() gave no batch; give at least one, or leave the method out"
+                )
+            overrides = self._settings.overrides
+            wanted = Overrides() if overrides is None else load_overrides(overrides)
+            self._matcher = Matcher(self._model(0), first, wanted)
+        return self._matcher
+
+    def _batches(self, when: str) -> Iterator[Batch]:
+        trainer = self._built()
+        if not isinstance(trainer, Calibrates):
+            raise NoCalibration(
+                f"the run aligns units, and {self._name} has no calibration() to trace and match"
+                " them with: let it give a few batches of inputs, or create the run with"
+                " merge.align = 'none'"
+            )
+        seed_everything(0)
+        with self._blamed("calibration", when):
+            yield from trainer.calibration()
 
     def _give_state(self, trainer: Trainer, request: TrainRequest) -> None:
         if request.state_in is None or not isinstance(trainer, Stateful):
@@ -239,36 +292,3 @@ def _device_of(name: str) -> torch.device:
             'write "auto", "cpu" or "cuda:0"'
         ) from error
     return device
-
-
-def _metrics(returned: object, name: str, method: str, when: str) -> Metrics:
-    """What the trainer returned, as finite floats; a loss that is not finite is an error."""
-    if returned is None:
-        return {}
-    if not isinstance(returned, Mapping):
-        kind = type(returned).__name__
-        raise TrainingFailed(
-            f"{when}: {name}.{method} returned a {kind}; "
-            'expected a mapping of names to numbers, such as {"loss": 0.3}'
-        )
-    metrics: dict[str, float] = {}
-    for key, value in returned.items():
-        number = _number(value)
-        if number is None:
-            raise TrainingFailed(
-                f"{when}: {name}.{method} returned {key!r}: {type(value).__name__}; "
-                "expected a number"
-            )
-        if math.isfinite(number):
-            metrics[str(key)] = number
-        elif "loss" in str(key).lower():
-            raise NotFinite(f"{when}: {name}.{method} returned {key} = {number}; nothing is kept")
-        else:
-            log.warning("%s: metric %s is %s and left out", when, key, number)
-    return metrics
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, Tensor) and value.numel() == 1:
-        return float(value.item())
-    return float(value) if isinstance(value, Real | np.generic) else None

@@ -24,6 +24,7 @@ Digest = NewType("Digest", str)
 Round = NewType("Round", int)
 
 Scalar: TypeAlias = bool | int | float | str
+Align: TypeAlias = Literal["none", "activations", "weights"]
 
 
 class _Section(BaseModel):
@@ -35,9 +36,13 @@ class MergeSpec(_Section):
 
     `mode`: a round ends with the merge of its contributions ("rounds"), or with the head
     of a stream of the node's own that takes them in ("continual").
+
+    `align`: a node brings its neighbours' units into the order of its own before it merges
+    them, by what they do on its calibration data or by their weights.
     """
 
     mode: Literal["rounds", "continual"] = "rounds"
+    align: Align = "none"
     method: str = "mean"
     options: dict[str, Scalar] = Field(default_factory=dict)
     policy: Literal["wait", "deadline"] = "wait"
@@ -45,6 +50,20 @@ class MergeSpec(_Section):
     optimizer: Literal["keep", "reset"] = "keep"
     codec: Literal["raw", "lossless"] = "lossless"
     retain_rounds: int = Field(default=2, ge=1)
+
+    @model_validator(mode="after")
+    def _aligned_by_rounds(self) -> "MergeSpec":
+        if self.aligns and self.mode == "continual":
+            raise ValueError(
+                f"align = '{self.align}' goes with mode = 'rounds': a stream keeps contributions in"
+                " the order of units in which they came"
+            )
+        return self
+
+    @property
+    def aligns(self) -> bool:
+        """Whether units are brought into one order before a merge."""
+        return self.align != "none"
 
 
 class TopologySpec(_Section):
@@ -85,7 +104,7 @@ class RunSpec(_Section):
 
     Either `base` names the artifact that every node starts from and every
     contribution is taken against, or it is None: the run has a schema only, its
-    nodes start apart, and contributions travel whole.
+    nodes start apart, and contributions travel whole; `merge.align` is for those.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
@@ -110,10 +129,12 @@ class RunSpec(_Section):
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces."""
         document = self.model_dump(mode="json")
+        # Younger than the format: a run that does without keeps the digest that it had
+        # (seeds follow from it), and nodes that do not know the key can take part.
         if self.merge.mode == "rounds":
-            # Younger than the format: a run that does without keeps the digest that it had
-            # (seeds follow from it), and nodes that do not know the key can take part.
             del document["merge"]["mode"]
+        if not self.merge.aligns:
+            del document["merge"]["align"]
         return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
     @staticmethod
@@ -138,9 +159,14 @@ class RunState(StrEnum):
 
 
 class Phase(StrEnum):
-    """The two sets that a global merge commits, one after the other."""
+    """The sets that a global merge commits, one after the other.
+
+    The second one where the run aligns: what those of the first set offer once their units
+    are in one order.
+    """
 
     PARAMETERS = "parameters"
+    ALIGNED = "aligned"
     STATISTICS = "statistics"
 
 

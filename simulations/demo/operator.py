@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weft.checkpoints.artifacts import put_model
-from weft.checkpoints.reader import open_checkpoint
+from weft.checkpoints.reader import open_checkpoint, read_schema
 from weft.checkpoints.store import Store
 from weft.errors import Unavailable
 from weft.protocol.channel import ChannelPool, call, coordinator_stub
@@ -64,11 +64,14 @@ class Operator:
                 await asyncio.sleep(ASK_EVERY_S)
 
     async def create_run(self, settings: DemoSettings) -> None:
-        """Upload the base and create the run."""
-        store = Store(self._folder.outbox)
-        digest = await asyncio.to_thread(_put, store, self._folder.base)
-        await put_artifact(store, digest, self._channel)
-        request = CreateRunRequest(spec=settings.spec(digest).to_bytes())
+        """Upload the base, where there is one, and create the run."""
+        if settings.apart:
+            start = await asyncio.to_thread(_schema_digest, self._folder.base)
+        else:
+            store = Store(self._folder.outbox)
+            start = await asyncio.to_thread(_put, store, self._folder.base)
+            await put_artifact(store, start, self._channel)
+        request = CreateRunRequest(spec=settings.spec(start).to_bytes())
         await call(self._stub.CreateRun, request, timeout_s=CALL_S)
 
     async def progress(self) -> Progress:
@@ -78,6 +81,10 @@ class Operator:
             state=RunState(reply.plan.state),
             reports={member.node: report_of(member.report) for member in reply.members},
         )
+
+
+def _schema_digest(path: Path) -> str:
+    return read_schema(path).digest
 
 
 def _put(store: Store, path: Path) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from weft.protocol.run import (
+    Align,
     FinalSpec,
     MergeSpec,
     RunSpec,
@@ -28,6 +29,10 @@ TRAINER = "weft.simulations.tasks.classification:ClassificationTrainer"
 class DemoSettings:
     """A demo: who, how they are joined, for how long, and what they learn.
 
+    Attributes:
+        apart: each node starts from a model of its own.
+        align: how nodes bring their neighbours' units into the order of their own.
+
     Raises:
         InvalidInput: a number out of range, or a topology or schedule that does
             not exist or does not fit.
@@ -40,6 +45,8 @@ class DemoSettings:
     schedule: str = "every"
     schedule_options: Options = ()
     rounds: int = 20
+    apart: bool = False
+    align: Align = "none"
     task: TaskOptions = field(default_factory=TaskOptions)
 
     def __post_init__(self) -> None:
@@ -68,9 +75,10 @@ class DemoSettings:
         )
         return build_schedule(params, nodes=self.nodes, rounds=self.rounds, seed=self.task.seed)
 
-    def spec(self, base: str) -> RunSpec:
-        """The run's specification, once its base has a digest.
+    def spec(self, start: str) -> RunSpec:
+        """The run's specification, once the model that all start from has a digest.
 
+        Where nodes start apart, that is the digest of the schema that their models share.
         Every contribution is kept to the end: the report looks at all of them.
         """
         return RunSpec(
@@ -78,8 +86,9 @@ class DemoSettings:
             nodes=self.nodes,
             rounds=self.rounds,
             seed=self.task.seed,
-            base=base,
-            merge=MergeSpec(retain_rounds=self.rounds + 1),
+            base=None if self.apart else start,
+            schema_digest=start if self.apart else None,
+            merge=MergeSpec(align=self.align, retain_rounds=self.rounds + 1),
             topology=TopologySpec(
                 graph=self.topology, options=dict(self.topology_options), weights=self.weights
             ),
@@ -122,7 +131,7 @@ class DemoFolder:
 
     @property
     def base(self) -> Path:
-        """The model that all nodes start from."""
+        """The model that all nodes start from, or are like where they start apart."""
         return self.path / "base.safetensors"
 
     @property

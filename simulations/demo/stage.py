@@ -100,15 +100,15 @@ def _data_file(folder: DemoFolder, settings: DemoSettings) -> Path:
 
 
 def _run_sections(folder: DemoFolder, settings: DemoSettings) -> Sections:
-    spec = settings.spec("0" * 64)
+    spec, base = settings.spec("0" * 64), _beside(folder, folder.base)
     sections: dict[str, Mapping[str, object]] = {
         "": {key: getattr(spec, key) for key in ("name", "nodes", "rounds", "seed")},
-        "merge": {"method": spec.merge.method, "retain_rounds": spec.merge.retain_rounds},
+        "merge": {key: getattr(spec.merge, key) for key in ("method", "align", "retain_rounds")},
         "topology": {"graph": spec.topology.graph, "weights": spec.topology.weights},
         "topology.options": spec.topology.options,
         "schedule": {"name": spec.schedule.name},
         "schedule.options": spec.schedule.options,
-        "base": {"path": _beside(folder, folder.base)},
+        "base": {"none": True, "schema": base} if settings.apart else {"path": base},
     }
     return {section: keys for section, keys in sections.items() if keys}
 

@@ -16,12 +16,14 @@ import torch
 from rich.console import Console
 
 from tests.simulations.demo.stories import outcome
+from weft.cli import demo_starts
 from weft.cli.__main__ import main
 from weft.cli.demo import _summary
 from weft.cli.demo_screen import Screen
 from weft.protocol.run import Report, RunState
 from weft.simulations.demo.operator import Progress
 from weft.simulations.demo.settings import DemoFolder, DemoSettings
+from weft.simulations.demo.starts import COMPARED, Ending
 from weft.simulations.references import TaskOptions, accuracy
 from weft.simulations.rehearsal import rehearse
 from weft.topology.schedules import ScheduleParams
@@ -76,6 +78,24 @@ def test_summary_compares(tmp_path: Path) -> None:
     shown = drawn(_summary(outcome(), DemoFolder(path=tmp_path)))
     for wanted in ("50.0%", "90.0%", "95.0%", "96.0%", "94.0% after round 2", "report.html"):
         assert wanted in shown
+
+
+def test_two_runs_from_different_starts_stand_side_by_side() -> None:
+    made = outcome()
+    endings = [Ending.of(align, made.stories, 2.5) for align in COMPARED]
+    shown = drawn(demo_starts.table(endings))
+    for wanted in ("align = 'none'", "align = 'activations'", "50.0%", "90.0%", "95.0%"):
+        assert wanted in shown
+    found = demo_starts.document(endings)
+    assert list(found) == ["none", "activations"]
+    assert found["none"] == {
+        "alone": 0.5,
+        "neighbour_merged": 0.9,
+        "neighbour_merged_by_node": [0.9, 0.9],
+        "global_merged": 0.95,
+        "merged_digest": "ee" * 32,
+        "seconds": 2.5,
+    }
 
 
 @pytest.mark.parametrize(
@@ -172,6 +192,26 @@ def _check_model(path: Path, expected: float) -> None:
     from safetensors.torch import load_file
 
     assert accuracy(TaskOptions().trainer(0), load_file(path)) == pytest.approx(expected)
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(280)
+def test_different_starts_merge_where_they_are_aligned(tmp_path: Path) -> None:
+    """Four initialisations: aligned, the merged model works; as they are, it does not."""
+    demo = start(tmp_path / "demo", "--different-starts", "--rounds", "12")
+    out, err = demo.communicate(timeout=270)
+    assert demo.returncode == 0, err
+    found = json.loads(out)
+    plain, aligned = found["none"], found["activations"]
+    assert min(plain["alone"], aligned["alone"]) > 0.85
+    assert plain["neighbour_merged"] < aligned["neighbour_merged"] - 0.2
+    assert plain["global_merged"] < 0.6
+    assert aligned["global_merged"] > plain["global_merged"] + 0.2
+    assert aligned["global_merged"] > 0.7
+    assert plain["merged_digest"] is not None
+    assert aligned["merged_digest"] is not None
+    assert {path.name for path in (tmp_path / "demo").iterdir()} >= {"none", "activations"}
+    assert daemons_of(tmp_path) == []
 
 
 @pytest.mark.e2e

@@ -42,7 +42,7 @@ def uncommented(text: str) -> str:
     lines = []
     for line in text.splitlines():
         found = re.match(r"# (\w+) = |# \[[\w.]+\]", line)
-        wanted = found is not None and found.group(1) not in {*EXAMPLES, "folder"}
+        wanted = found is not None and found.group(1) not in {*EXAMPLES, "folder", "overrides"}
         lines.append(line.removeprefix("# ") if wanted else line)
     return "\n".join(lines)
 

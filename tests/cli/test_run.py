@@ -85,6 +85,19 @@ def test_a_run_without_a_base_has_a_schema(desk: Desk) -> None:
     made = desk.reads("run", "create", file)
     assert (made["base"], made["uploaded"]) == (None, False)
     assert len(made["schema_digest"]) == 64
+    assert made["align"] == "none"
+
+
+def test_nodes_that_start_apart_are_aligned_or_it_is_said(desk: Desk) -> None:
+    save_file({"w": torch.ones(3)}, desk.folder / "any.safetensors")
+    base = 'none = true\nschema = "any.safetensors"'
+    for align, said in (("none", "as they are"), ("activations", "aligned by activations")):
+        file = desk.run_file(f"from-{align}", f'[merge]\nalign = "{align}"', base)
+        assert said in desk.types("run", "create", file)[1]
+        shown = desk.reads("run", "show", f"from-{align}")
+        assert shown["spec"]["merge"]["align"] == align
+    wrong = desk.run_file("wrong", '[merge]\nalign = "activation"', base)
+    assert "merge.align" in desk.mistakes("run", "create", wrong)
 
 
 def test_a_base_that_is_not_sent_must_be_there(desk: Desk) -> None:
@@ -250,6 +263,17 @@ def test_a_forecast_counts_the_schedule() -> None:
     assert star.rounds[0].busiest_bytes == 3000, "the centre"
     assert star.final is None
     assert star.seconds(star.total) is None
+
+
+def test_the_anchor_s_model_goes_to_all_others() -> None:
+    plain, aligned = (
+        forecast(spec(nodes=4, rounds=0, merge={"align": align}), 1000, None).final
+        for align in ("none", "weights")
+    )
+    assert plain is not None
+    assert aligned is not None
+    assert aligned.bytes - plain.bytes == 3 * 1000
+    assert aligned.busiest_bytes - plain.busiest_bytes == 3 * 1000, "the anchor"
 
 
 def test_two_models_a_node_whatever_the_number_of_nodes() -> None:

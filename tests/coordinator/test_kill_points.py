@@ -19,7 +19,7 @@ from weft.coordinator.database import SqlRepository
 from weft.coordinator.documents import Entry
 from weft.coordinator.repository import Change, MemoryRepository, Repository
 from weft.coordinator.runs import Runs
-from weft.protocol.run import RunState
+from weft.protocol.run import Phase, RunState
 
 WHERE = ("before", "after", "effect")
 
@@ -103,7 +103,7 @@ async def test_the_steps_lead_through_the_whole_life() -> None:
     await lived(repository, None)
     record = repository.load()[NAME]
     assert record.plan.state is RunState.FINISHED
-    assert len(record.plan.committed) == 2
+    assert len(record.plan.committed) == len(Phase)
     kinds = {type(entry.event).__name__ for entry in repository.history(NAME)}
     assert len(kinds) == 9, "all but VersionPresented, which halts the run"
     assert repository.commits >= 20

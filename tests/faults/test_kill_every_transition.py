@@ -8,11 +8,14 @@ import signal
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from tests.support.federation import Federation, federation
+from weft.checkpoints.writer import write_checkpoint
 from weft.node.journal import Journal, Record
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
@@ -42,13 +45,13 @@ def ended(fed: Federation, name: str, what: str, timeout_s: float = 60.0) -> int
     return int(process.returncode)
 
 
-def killed_at_every_entry(fed: Federation, point: str) -> int:
-    """Kill n0 at one transition after the other until a life ends by itself; the kills."""
+def killed_at_every_entry(fed: Federation, point: str, name: str = "n0") -> int:
+    """Kill a node at one transition after the other until a life ends by itself; the kills."""
     kills = 0
     while True:
-        start_faulty(fed, "n0", point)
-        if ended(fed, "n0", f"life {kills + 1}") != -signal.SIGKILL:
-            assert fed.processes["n0"].returncode == 0, fed.tails()
+        start_faulty(fed, name, point)
+        if ended(fed, name, f"life {kills + 1}") != -signal.SIGKILL:
+            assert fed.processes[name].returncode == 0, fed.tails()
             return kills
         kills += 1
 
@@ -87,8 +90,8 @@ def test_node_killed_at_every_transition(tmp_path: Path, point: str, undisturbed
         assert last_start < order.index(("trained", round))
 
 
-def heads(fed: Federation) -> list[object]:
-    return [each.data["model"] for each in journal(fed, "n0") if each.kind == "merged"]
+def heads(fed: Federation, name: str = "n0") -> list[object]:
+    return [each.data["model"] for each in journal(fed, name) if each.kind == "merged"]
 
 
 def test_node_killed_at_every_transition_in_continual_mode(tmp_path: Path) -> None:
@@ -108,6 +111,45 @@ def test_node_killed_at_every_transition_in_continual_mode(tmp_path: Path) -> No
         assert fed.merged("n1") == expected[0]
     COUNTS["node within, continual"] = kills
     print(f"\nnode killed {kills} times (within, continual)")
+
+
+APART = '[base]\nnone = true\nschema = "any.safetensors"\n'
+
+
+def apart(folder: Path) -> Federation:
+    """Two nodes with initialisations of their own, which align; statistics among their models."""
+    made = Federation(
+        folder,
+        rounds=ROUNDS,
+        run='[merge]\nalign = "activations"\n',
+        base=APART,
+        options={"batch_norm": True},
+    )
+    norm = nn.BatchNorm1d(16)
+    model = nn.Sequential(nn.Linear(8, 16), norm, nn.ReLU(), nn.Linear(16, 4))
+    write_checkpoint(folder / "any.safetensors", dict(model.state_dict()), {})
+    return made
+
+
+def test_node_killed_at_every_transition_of_a_run_that_aligns(tmp_path: Path) -> None:
+    """What was aligned before a kill is merged after it, or is aligned to the same bytes.
+
+    The node that is killed is not the anchor: it aligns its last model as well.
+    """
+    with closing(apart(tmp_path / "undisturbed")) as fed:
+        fed.start_all()
+        fed.wait_done()
+        expected = fed.merged("n1"), heads(fed, "n1")
+    with closing(apart(tmp_path / "killed")) as fed:
+        fed.start_coordinator()
+        fed.create_run()
+        fed.start_node("n0")
+        kills = killed_at_every_entry(fed, "within", "n1")
+        fed.wait_done(["n0"])
+        assert (fed.merged("n1"), heads(fed, "n1")) == expected
+        assert fed.merged("n0") == expected[0]
+    COUNTS["node within, aligned"] = kills
+    print(f"\nnode killed {kills} times (within, aligned)")
 
 
 class Coordinator:

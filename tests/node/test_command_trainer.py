@@ -18,12 +18,14 @@ from weft.node.errors import (
     BadTrainer,
     ModelChanged,
     NoInitialModel,
+    NoModule,
     NotFinite,
     TrainerDied,
     TrainerStopped,
 )
-from weft.node.training import TrainerBackend
+from weft.node.training import AlignRequest, TrainerBackend
 
+ALIGN = AlignRequest(how="weights", anchor=Path("a"), models=(), out=())
 COPY = "cp {checkpoint_in} {checkpoint_out}"
 
 
@@ -87,6 +89,9 @@ async def test_what_it_can_do(folder: Path) -> None:
     assert not await trainer.re_estimate(model, folder / "out")
     with pytest.raises(NoInitialModel, match="create the run with a base"):
         await trainer.initial_model(folder / "out", 1)
+    for asked in (trainer.units(), trainer.align(ALIGN)):
+        with pytest.raises(NoModule, match=r"merge\.align = 'none'"):
+            await asked
     await trainer.stop(1)
 
 

@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 
 from tests.support.training import eventually, request_in, tensors_of
 from weft.errors import TrainingFailed
-from weft.node.errors import NoInitialModel, NotFinite, TrainerSilent, TrainerStopped
+from weft.node.errors import NoInitialModel, NoModule, NotFinite, TrainerSilent, TrainerStopped
 from weft.node.folder_trainer import FolderTrainer
-from weft.node.training import TrainerBackend, TrainResult
+from weft.node.training import AlignRequest, TrainerBackend, TrainResult
 from weft.node.training_messages import TrainRequest
 
+ALIGN = AlignRequest(how="weights", anchor=Path("a"), models=(), out=())
 ROUND = "round-000003"
 
 
@@ -151,3 +152,6 @@ async def test_what_folders_cannot_do(node: Path, shared: Path) -> None:
     assert not await trainer.re_estimate(model, node / "out")
     with pytest.raises(NoInitialModel, match="create the run with a base"):
         await trainer.initial_model(node / "out", 1)
+    for asked in (trainer.units(), trainer.align(ALIGN)):
+        with pytest.raises(NoModule, match=r"merge\.align = 'none'"):
+            await asked

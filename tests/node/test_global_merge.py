@@ -6,7 +6,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.node.entries import Announced, Committed, Finished, Folded, Promised
+from weft.node.entries import Announced, Committed, Finished, Folded, Joined, Promised
 from weft.node.global_merge import (
     Announce,
     Announcement,
@@ -20,16 +20,18 @@ from weft.protocol.run import (
     Digest,
     Epoch,
     GlobalSet,
+    MergeSpec,
     NodeId,
     Phase,
     Plan,
     RunName,
+    RunSpec,
     RunState,
     members_digest,
 )
 
 MEMBERS = tuple(NodeId(name) for name in "abcd")
-P, S = Phase.PARAMETERS, Phase.STATISTICS
+P, A, S = Phase.PARAMETERS, Phase.ALIGNED, Phase.STATISTICS
 
 
 def empty_plan() -> Plan:
@@ -85,15 +87,71 @@ def test_without_statistics_or_without_a_global_merge() -> None:
     assert node.step("m", MEMBERS) == Finish(model="object:f", statistics=None)
 
 
-def settle_all(nodes: dict[NodeId, GlobalMerge], rounds: int = 5) -> dict[NodeId, str]:
+def aligning(me: NodeId) -> GlobalMerge:
+    """A node of a run that aligns."""
+    node = GlobalMerge(me)
+    merge = MergeSpec(align="weights")
+    spec = RunSpec(name="r", nodes=4, rounds=1, schema_digest="0" * 64, merge=merge)
+    node.apply(Joined(spec=spec.to_bytes().decode()))
+    return node
+
+
+def test_transcript_of_a_run_that_aligns() -> None:
+    """The first set is not folded: its first node is the anchor of what is."""
+    me, third = MEMBERS[1], MEMBERS[2]
+    node = aligning(me)
+    assert node.step("file:m", MEMBERS) == Announce(phase=P, model="file:m")
+    node.apply(announced(me))
+    part = ((me, Digest("db")), (third, Digest("dc")))
+    node.apply(Committed(phase=P, contributors=part))
+    assert node.anchor == (me, "db")
+    assert node.to_fold is None
+    assert str(node.stage) == "aligning"
+    assert node.step("file:m", MEMBERS) == Announce(phase=A, model="file:m")
+    node.apply(Announced(phase=A, digest=Digest("db"), members=(me, third)))
+    assert str(node.stage) == "settling"
+    assert node.step("file:m", MEMBERS) == Settle(phase=A, members=(me, third))
+    chosen = GlobalSet(phase=A, contributors=((me, Digest("db")), (third, Digest("dc'"))))
+    node.apply(Committed(phase=A, contributors=chosen.contributors))
+    assert str(node.stage) == "folding"
+    assert node.step("file:m", MEMBERS) == Fold(chosen=chosen)
+    assert node.to_fold == chosen
+    node.apply(Folded(model="object:f", has_statistics=True))
+    assert node.step("file:m", MEMBERS) == Announce(phase=S, model="object:f")
+
+
+def test_who_is_not_in_the_first_set_waits_for_the_second() -> None:
+    node = aligning(MEMBERS[3])
+    node.apply(announced(MEMBERS[3]))
+    node.apply(Committed(phase=P, contributors=((MEMBERS[0], Digest("da")),)))
+    assert node.step("file:m", MEMBERS) == Settle(phase=A, members=MEMBERS[:1])
+
+
+def test_contributors_with_differing_lists_agree_on_what_is_aligned() -> None:
+    """Their lists differ; the first set, and so the anchor and the list of the second, do not."""
+    nodes = {name: aligning(name) for name in MEMBERS[:2]}
+    first = tuple((name, Digest(f"d{name}")) for name in nodes)
+    for name, node in nodes.items():
+        node.apply(announced(name, MEMBERS if name == "a" else MEMBERS[:3]))
+        node.apply(Committed(phase=P, contributors=first))
+        node.apply(Announced(phase=A, digest=Digest(f"{name}'"), members=node.members(A, ())))
+    assert settle_all(nodes, A) == {}
+    assert {node.committed[A].digest for node in nodes.values()} == {
+        GlobalSet(phase=A, contributors=tuple((n, Digest(f"{n}'")) for n in nodes)).digest
+    }
+
+
+def settle_all(
+    nodes: dict[NodeId, GlobalMerge], phase: Phase = P, rounds: int = 5
+) -> dict[NodeId, str]:
     """Everybody hears everybody, again and again; who still waits, and for what."""
     waiting: dict[NodeId, str] = {}
     for _ in range(rounds):
         for me, node in nodes.items():
-            heard = {o: a for o, n in nodes.items() if o != me and (a := heard_from(n))}
-            if P in node.committed:
+            heard = {o: a for o, n in nodes.items() if o != me and (a := heard_from(n, phase))}
+            if phase in node.committed:
                 continue
-            entry = node.consider(P, empty_plan(), heard)
+            entry = node.consider(phase, empty_plan(), heard)
             if isinstance(entry, str):
                 waiting[me] = entry
             else:

@@ -90,3 +90,12 @@ def test_an_entry_of_another_weft_is_named(change: dict[str, object], log: Entry
     log.append(KIND, {**ENTRY.to_document(), **change})
     with pytest.raises(JournalCorrupt, match=f"entry 2 is no ledger entry: {next(iter(change))}"):
         Ledger(log)
+
+
+def test_of_what_was_aligned_the_aligned_model_is_needed(log: EntryLog) -> None:
+    """What was published alone does not make the merged model again: that takes the trainer."""
+    theirs, own = ENTRY.parents
+    entry = replace(ENTRY, align="activations", parents=(replace(theirs, aligned="aaa'"), own))
+    assert entry.needs() == {"ba5e", "aaa'", "bbb"}
+    Ledger(log).append(entry)
+    assert Ledger(log).entries() == [entry]

@@ -330,3 +330,44 @@ def test_chosen_parents_are_sorted() -> None:
     chosen = next(entry for entry in run(machine()) if isinstance(entry, Chosen))
     assert list(chosen.parents) == [A, B, C]
     assert sum(chosen.weights.values()) == pytest.approx(1.0)
+
+
+def aligned_machine() -> RoundMachine:
+    """After what its neighbours offered was judged, in this node's order of units."""
+    node = machine()
+    for _ in range(20):
+        step = node.step()
+        if isinstance(step, Collect):
+            node.apply(
+                Judged(
+                    round=0,
+                    accepted={B: digest("b"), C: digest("c")},
+                    missed={},
+                    aligned={B: digest("b'"), C: digest("c'")},
+                    moved={B: 0.25, C: 0.75},
+                )
+            )
+            return node
+        node.apply(perform(node, step))
+    raise AssertionError("never collects")
+
+
+def test_what_is_merged_stands_in_for_what_was_published() -> None:
+    node = aligned_machine()
+    chosen = node.choose({B: "declined: norm"})
+    assert set(chosen.parents) == {A, C}
+    assert chosen.aligned == {C: "c'"}, "of the parents alone, and one's own stays as it is"
+    assert from_document(chosen.kind, to_document(chosen)) == chosen
+    node.apply(chosen)
+    step = node.step()
+    assert isinstance(step, Merge)
+    assert step.chosen == chosen
+
+
+def test_the_share_of_moved_units_is_a_figure_of_the_round() -> None:
+    node = aligned_machine()
+    assert node.metrics["moved_units"] == 0.5
+    node.apply(node.choose({}))
+    node.apply(Merged(round=0, model="M"))
+    node.apply(Evaluated(round=0, metrics={"accuracy": 0.5}))
+    assert dict(node.metrics) == {"moved_units": 0.5, "accuracy": 0.5}

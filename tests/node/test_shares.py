@@ -74,3 +74,16 @@ def test_what_is_not_merged_travels_with_the_first_share(tmp_path: Path) -> None
         cut = cut_schema(reader.schema, 3)
         assert sorted(name for names in cut for name in names) == sorted(reader.schema.names)
     assert {"b.running_mean", "b.num_batches_tracked"} <= set(cut[0])
+
+
+@pytest.mark.parametrize("with_base", [True, False])
+async def test_a_whole_model_is_made_of_what_was_announced(tmp_path: Path, with_base: bool) -> None:
+    bench, channels = Bench(tmp_path, with_base=with_base), pool(tmp_path)
+    own = desk(bench, NODES[0], channels)
+    announced = own.announce(bench.model(1))
+    await own.restore(NODES[0], announced, tmp_path / "whole.safetensors")
+    with open_checkpoint(tmp_path / "whole.safetensors") as reader:
+        found = {name: reader.read(name) for name in reader.schema.names}
+    assert set(found) == set(tensors(1))
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors(1).items())
+    await channels.close()

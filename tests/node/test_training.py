@@ -25,7 +25,7 @@ from tests.support.training import (
 )
 from weft.errors import Corrupt, InvalidInput, Refused, TrainingFailed
 from weft.node.errors import TrainerDied, TrainerSilent, TrainerStopped
-from weft.node.training import TrainingProcess
+from weft.node.training import AlignRequest, TrainingProcess
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,6 +93,31 @@ async def test_a_round_gives_the_bytes_that_the_worker_gives(
     assert await tiny.evaluate(request.model_out) == worker.evaluate(request.model_out)
     assert not await tiny.re_estimate(request.model_out, tmp_path / "none")
     assert not await tiny.calibrate(request.model_out, tmp_path / "none")
+
+
+async def test_alignment_is_asked_of_the_process(tmp_path: Path) -> None:
+    worker = worker_of("Normed")
+    for name, seed in (("one", 1), ("other", 2)):
+        worker.initial_model(tmp_path / name, seed=seed)
+    request = AlignRequest(
+        how="activations",
+        anchor=tmp_path / "one",
+        models=(tmp_path / "other",),
+        out=(tmp_path / "out",),
+    )
+    expected = worker.align(request).moved, (tmp_path / "out").read_bytes()
+    process = process_of("Normed", tmp_path / "training.log")
+    try:
+        assert await process.units() == worker.units()
+        result = await process.align(request)
+    finally:
+        await process.stop(5)
+    assert (result.moved, (tmp_path / "out").read_bytes()) == expected
+
+
+async def test_what_a_process_cannot_align_it_says(tiny: TrainingProcess) -> None:
+    with pytest.raises(InvalidInput, match=r"Tiny has no calibration\(\)"):
+        await tiny.units()
 
 
 async def test_facts_come_with_the_start(tiny: TrainingProcess) -> None:

@@ -12,9 +12,10 @@ from torch import nn
 from tests.support.training import MODULE, TRAINERS, request_in, tensors_of, worker_of
 from weft.checkpoints.errors import SchemaMismatch
 from weft.errors import InvalidInput, TrainingFailed
-from weft.node.errors import BadTrainer, ModelChanged, NotFinite, StateCorrupt
-from weft.node.training_messages import ProcessSettings
+from weft.node.errors import BadTrainer, ModelChanged, NoCalibration, NotFinite, StateCorrupt
+from weft.node.training_messages import AlignRequest, ProcessSettings
 from weft.node.training_worker import TrainingWorker, seed_everything
+from weft.protocol.run import Align
 
 
 @pytest.fixture
@@ -266,3 +267,53 @@ def test_re_estimate_and_calibrate_do_nothing_without_batch_norm_or_data(
     assert not tiny.re_estimate(model, out)
     assert not tiny.calibrate(model, out)
     assert not out.exists()
+
+
+def align(folder: Path, how: Align = "activations") -> AlignRequest:
+    return AlignRequest(
+        how=how, anchor=folder / "one", models=(folder / "other",), out=(folder / "aligned",)
+    )
+
+
+@pytest.mark.parametrize("how", ["activations", "weights"])
+def test_models_of_other_seeds_are_aligned_by_any_process_alike(tmp_path: Path, how: Align) -> None:
+    found = []
+    for worker in (worker_of("Normed"), worker_of("Normed")):
+        for name, seed in (("one", 1), ("other", 2)):
+            worker.initial_model(tmp_path / name, seed=seed)
+        (moved,) = worker.align(align(tmp_path, how)).moved
+        found.append((moved, (tmp_path / "aligned").read_bytes()))
+    assert found[0] == found[1]
+    before, after = tensors_of(tmp_path / "other"), tensors_of(tmp_path / "aligned")
+    for name, tensor in before.items():
+        assert torch.equal(after[name].flatten().sort().values, tensor.flatten().sort().values)
+
+
+def test_what_can_change_places_is_told() -> None:
+    """Three channels; what is normalised last are the outputs, and stays where it is."""
+    facts = worker_of("Normed").units()
+    assert (facts.groups, facts.units, facts.unruled) == (1, 3, ())
+
+
+def test_a_trainer_without_calibration_data_cannot_align(
+    tiny: TrainingWorker, tmp_path: Path
+) -> None:
+    for ask in (tiny.units, lambda: tiny.align(align(tmp_path))):
+        with pytest.raises(NoCalibration, match=r"Tiny has no calibration\(\) to trace .* 'none'"):
+            ask()
+
+
+def test_units_that_are_pinned_stay(tmp_path: Path) -> None:
+    (tmp_path / "units.toml").write_text('pin = ["0.weight[0]"]\n')
+    settings = ProcessSettings(
+        target=f"{MODULE}:Normed",
+        folder=TRAINERS,
+        device="cpu",
+        overrides=tmp_path / "units.toml",
+    )
+    worker = TrainingWorker(settings)
+    for name, seed in (("one", 1), ("other", 2)):
+        worker.initial_model(tmp_path / name, seed=seed)
+    assert worker.units().units == 0
+    assert worker.align(align(tmp_path)).moved == (0.0,)
+    assert (tmp_path / "aligned").read_bytes() == (tmp_path / "other").read_bytes()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from weft.protocol.convert import (
     address_of,
@@ -150,6 +151,23 @@ def test_a_continual_run_is_another_run() -> None:
     assert spec.digest != old.digest
 
 
+@pytest.mark.parametrize("align", ["activations", "weights"])
+def test_a_run_that_aligns_is_another_run(align: str) -> None:
+    """And one that does not keeps the digest that it had, whether it says so or not."""
+    old = RunSpec(name="r", nodes=2, rounds=3, base="ab" * 32)
+    spoken = RunSpec(name="r", nodes=2, rounds=3, base="ab" * 32, merge=MergeSpec(align="none"))
+    assert spoken.digest == old.digest
+    assert b"align" not in old.to_bytes()
+    spec = old.model_copy(update={"merge": MergeSpec.model_validate({"align": align})})
+    assert spec_of(spec.to_bytes()) == spec
+    assert spec.digest != old.digest
+
+
+def test_a_stream_is_not_aligned() -> None:
+    with pytest.raises(ValidationError, match="align = 'weights' goes with mode = 'rounds'"):
+        MergeSpec(align="weights", mode="continual")
+
+
 GOOD, BAD = "ab" * 32, "AB" * 32
 
 
@@ -171,7 +189,7 @@ GOOD, BAD = "ab" * 32, "AB" * 32
         (address_of, "host:65536", "1 to 65535"),
         (address_of, "ho st:80", "host:port"),
         (address_of, "http://host:80", "host:port"),
-        (phase_of, "both", "expected one of parameters, statistics"),
+        (phase_of, "both", "expected one of parameters, aligned, statistics"),
         (state_of, "asleep", "expected one of waiting"),
         (round_of, 2**31, "expected 0 to"),
         (round_of, 2**63, "expected 0 to"),

@@ -19,7 +19,12 @@ from weft.simulations.tasks.arrays import load_npz
 from weft.simulations.tasks.classification import ClassificationTrainer
 from weft.simulations.tasks.digits import load_digits
 
-SETTINGS = DemoSettings(nodes=2, rounds=3, task=TaskOptions(nodes=2, seed=5, alpha=0.5))
+SETTINGS = DemoSettings(
+    nodes=2,
+    rounds=3,
+    schedule_options=(("k", 2),),
+    task=TaskOptions(nodes=2, seed=5, alpha=0.5),
+)
 
 
 @pytest.fixture
