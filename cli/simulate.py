@@ -12,9 +12,9 @@ from weft.errors import InvalidInput
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from weft.simulations.engines.meeting import Meeting
     from weft.simulations.experiments.cells import Cell, Experiment
     from weft.simulations.experiments.checks import Planned
+    from weft.simulations.experiments.host import Host
     from weft.simulations.experiments.records import ResultsFolder
     from weft.simulations.experiments.results import Results
 
@@ -145,48 +145,47 @@ def _planned(planned: "Planned") -> dict[str, Any]:
 
 def _run(experiment: "Experiment", path: Path) -> "Results | None":
     """What is not there yet, and then the results of all; None on all ranks but the first."""
+    from weft.cli.demo_history import recalled
     from weft.simulations.engines.meeting import joined
+    from weft.simulations.experiments.host import Host
     from weft.simulations.experiments.records import ResultsFolder
 
     folder = ResultsFolder(path)
     if not experiment.is_distributed:
-        return _finish(experiment, folder, None)
+        return _finish(experiment, folder, Host(recall=recalled))
     with joined(experiment.cells[0].settings.experiment.device) as meeting:
-        return _finish(experiment, folder, meeting)
+        return _finish(experiment, folder, Host(meeting=meeting))
 
 
-def _finish(
-    experiment: "Experiment", folder: "ResultsFolder", meeting: "Meeting | None"
-) -> "Results | None":
+def _finish(experiment: "Experiment", folder: "ResultsFolder", host: "Host") -> "Results | None":
     from weft.simulations.experiments.results import write_results
     from weft.simulations.experiments.runner import pending
 
-    leads = meeting is None or meeting.leads
-    if leads:
+    if host.leads:
         folder.claim(experiment.name)
-    todo = pending(experiment, folder, meeting)
-    if leads and len(todo) < len(experiment.studies):
+    todo = pending(experiment, folder, host)
+    if host.leads and len(todo) < len(experiment.studies):
         studies = len(experiment.studies)
         note(f"{studies - len(todo)} of {studies} are in {folder.path}")
-    _run_cells(experiment, todo, folder, meeting)
-    return write_results(experiment, folder) if leads else None
+    _run_cells(experiment, todo, folder, host)
+    return write_results(experiment, folder) if host.leads else None
 
 
 def _run_cells(
     experiment: "Experiment",
     todo: "list[Cell]",
     folder: "ResultsFolder",
-    meeting: "Meeting | None",
+    host: "Host",
 ) -> None:
     from weft.simulations.experiments.runner import run
 
-    if meeting is not None and not meeting.leads:
-        run(todo, folder, meeting=meeting)
+    if not host.leads:
+        run(todo, folder, host=host)
         return
     total = sum(cell.settings.experiment.rounds for cell in todo)
     try:
         with progress(f"{experiment.name}, {len(todo)} cells", total) as advance:
-            run(todo, folder, lambda cell, moment: advance(1), meeting)
+            run(todo, folder, lambda cell, moment: advance(1), host)
     except KeyboardInterrupt:
         there = sum(folder.load(cell.id) is not None for cell in experiment.studies)
         note(

@@ -2,22 +2,26 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from weft.node.trainer import data_size_of
+from weft.simulations.demo.settings import DemoFolder, DemoSettings
 from weft.simulations.engines.crew import Crew, Looped, judge
+from weft.simulations.engines.daemons import Daemons
 from weft.simulations.engines.distributed import over_ranks
 from weft.simulations.engines.exchange import Here
 from weft.simulations.engines.failures import Failures, Partition
 from weft.simulations.engines.fleet import parameters_of
 from weft.simulations.engines.gossip import GossipStudy, drawn_values
 from weft.simulations.engines.local import SharedTrainers, stack_of
-from weft.simulations.engines.meeting import Meeting
 from weft.simulations.engines.stacked import Stacked
 from weft.simulations.engines.stacked_linear import StackedLinear, stackable
 from weft.simulations.engines.workers import Workers
 from weft.simulations.errors import BadExperiment
 from weft.simulations.experiments.cells import Cell
+from weft.simulations.experiments.host import ALONE, Host
 from weft.simulations.experiments.settings import EngineName
 from weft.simulations.experiments.starts import check_engine, fleet_of
 from weft.simulations.experiments.trainers import (
@@ -68,21 +72,21 @@ SMALL = 2e10
 MIXES = ("gossip", "push_sum")
 """Rules that are nothing but their schedule's mixing: those of the engine `gossip`."""
 
-Engine = Callable[[Cell, Schedule, Rule, Meeting | None], Built]
+Engine = Callable[[Cell, Schedule, Rule, Host], Built]
 
 
-def build(cell: Cell, meeting: Meeting | None = None) -> Built:
+def build(cell: Cell, host: Host = ALONE) -> Built:
     """The study of a cell, with the engine that it names.
 
     Args:
         cell: which.
-        meeting: the ranks, for the engine `distributed`.
+        host: who runs it.
 
     Raises:
         InvalidInput: settings that cannot be.
         BadExperiment: an engine that is not there.
     """
-    return engine_of(cell)(cell, schedule_of(cell), rule_of(cell), meeting)
+    return engine_of(cell)(cell, schedule_of(cell), rule_of(cell), host)
 
 
 def engine_of(cell: Cell) -> Engine:
@@ -107,6 +111,11 @@ def engine_of(cell: Cell) -> Engine:
         raise BadExperiment(
             f"learning.rule: found {rule!r} with the engine gossip, which trains nothing; "
             f"expected {' | '.join(MIXES)}"
+        )
+    if name == "daemons" and (rule != "gossip" or cell.settings.task.trainer is not None):
+        raise BadExperiment(
+            f"experiment.engine: daemons, with the rule {rule!r}; expected the rule gossip and one "
+            "of the built-in tasks: `weft demo` and `weft run` start daemons for all else"
         )
     return ENGINES[name]
 
@@ -158,9 +167,9 @@ def model_size(cell: Cell) -> int:
     return parameters_of(initial_model(first, cell.settings.experiment.seed)).size
 
 
-def _local(cell: Cell, schedule: Schedule, rule: Rule, meeting: Meeting | None) -> Built:
+def _local(cell: Cell, schedule: Schedule, rule: Rule, host: Host) -> Built:
     """One worker a core; a small study in this process, with the same bits."""
-    del meeting
+    del host
     seed, task = cell.settings.experiment.seed, cell.settings.task
     made_by = trainer_source(cell)
     first = made_by(0)
@@ -186,17 +195,17 @@ def _local(cell: Cell, schedule: Schedule, rule: Rule, meeting: Meeting | None) 
     return _built(cell, crew, schedule, rule)
 
 
-def _stacked(cell: Cell, schedule: Schedule, rule: Rule, meeting: Meeting | None) -> Built:
+def _stacked(cell: Cell, schedule: Schedule, rule: Rule, host: Host) -> Built:
     """All nodes at once, in this process."""
-    del meeting
+    del host
     made, seed = trainers(cell), cell.settings.experiment.seed
     fleet = fleet_of(cell, made[0]).to(cell.settings.experiment.device)
     return _built(cell, Stacked(fleet, made, seed), schedule, rule)
 
 
-def _distributed(cell: Cell, schedule: Schedule, rule: Rule, meeting: Meeting | None) -> Built:
+def _distributed(cell: Cell, schedule: Schedule, rule: Rule, host: Host) -> Built:
     """This rank's block of nodes."""
-    if meeting is None:
+    if host.meeting is None:
         raise BadExperiment(
             "experiment.engine: distributed wants ranks; start it with torchrun "
             "--nproc-per-node N -m weft.cli simulate FILE"
@@ -204,7 +213,7 @@ def _distributed(cell: Cell, schedule: Schedule, rule: Rule, meeting: Meeting | 
     seed = cell.settings.experiment.seed
     made = trainer_source(cell)
     study = over_ranks(
-        meeting,
+        host.meeting,
         made,
         model=initial_model(made(0), seed),
         rule=rule,
@@ -216,9 +225,9 @@ def _distributed(cell: Cell, schedule: Schedule, rule: Rule, meeting: Meeting | 
     return Built(study=study, parameters=size, close=study.crew.close)
 
 
-def _gossip(cell: Cell, schedule: Schedule, rule: Rule, meeting: Meeting | None) -> Built:
+def _gossip(cell: Cell, schedule: Schedule, rule: Rule, host: Host) -> Built:
     """Vectors and no training; the rule is the mixing itself."""
-    del rule, meeting
+    del rule, host
     gossip, seed = cell.settings.gossip, cell.settings.experiment.seed
     weight = WEIGHT_BYTES if schedule.push_sum else 0.0
     study = GossipStudy(
@@ -228,6 +237,28 @@ def _gossip(cell: Cell, schedule: Schedule, rule: Rule, meeting: Meeting | None)
         failures=_failures(cell),
     )
     return Built(study=study, parameters=gossip.model_size, close=lambda: None)
+
+
+def _daemons(cell: Cell, schedule: Schedule, rule: Rule, host: Host) -> Built:
+    """Real node daemons and a coordinator, on loopback."""
+    del rule
+    if host.recall is None:
+        raise BadExperiment(
+            "experiment.engine: daemons keep journals that only the command `weft simulate` reads"
+        )
+    folder = TemporaryDirectory(prefix="weft-simulate-")
+    settings = DemoSettings(
+        nodes=schedule.nodes,
+        topology=schedule.params.graph,
+        topology_options=schedule.params.graph_options,
+        weights=schedule.params.weights,
+        schedule=schedule.params.schedule,
+        schedule_options=schedule.params.schedule_options,
+        rounds=schedule.rounds,
+        task=task_options(cell),
+    )
+    study = Daemons(settings, DemoFolder(path=Path(folder.name) / "run"), host.recall)
+    return Built(study=study, parameters=model_size(cell), close=folder.cleanup)
 
 
 def _failures(cell: Cell) -> Failures:
@@ -248,6 +279,7 @@ ENGINES: dict[EngineName, Engine] = {
     "local": _local,
     "stacked": _stacked,
     "distributed": _distributed,
+    "daemons": _daemons,
     "gossip": _gossip,
 }
 

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 import torch
 
-from weft.simulations.engines.meeting import Meeting
 from weft.simulations.errors import Diverged
 from weft.simulations.experiments.build import build
 from weft.simulations.experiments.cells import Cell, Experiment
+from weft.simulations.experiments.host import ALONE, Host
 from weft.simulations.experiments.records import Record, ResultsFolder
 from weft.simulations.study import Moment
 
@@ -16,14 +16,13 @@ Watch = Callable[[Cell, Moment], None]
 """Told each round as it is over."""
 
 
-def pending(
-    experiment: Experiment, folder: ResultsFolder, meeting: Meeting | None = None
-) -> list[Cell]:
+def pending(experiment: Experiment, folder: ResultsFolder, host: Host = ALONE) -> list[Cell]:
     """The cells that are not in the folder yet, one for each id; over ranks a collective.
 
     Of several ranks the first one's folder counts: others need not see it.
     """
     cells = experiment.studies
+    meeting = host.meeting
     if meeting is None:
         return [cell for cell in cells if folder.load(cell.id) is None]
     mine = [float(meeting.leads and folder.load(cell.id) is None) for cell in cells]
@@ -34,7 +33,7 @@ def run(
     cells: list[Cell],
     folder: ResultsFolder,
     watch: Watch = lambda cell, moment: None,
-    meeting: Meeting | None = None,
+    host: Host = ALONE,
 ) -> None:
     """Run cells; each is kept whole when it is done, so a kill costs the one under way.
 
@@ -46,14 +45,12 @@ def run(
         WeftError: whatever else a study meets.
     """
     for cell in cells:
-        record = perform(cell, watch, meeting)
-        if meeting is None or meeting.leads:
+        record = perform(cell, watch, host)
+        if host.leads:
             folder.save(record)
 
 
-def perform(
-    cell: Cell, watch: Watch = lambda cell, moment: None, meeting: Meeting | None = None
-) -> Record:
+def perform(cell: Cell, watch: Watch = lambda cell, moment: None, host: Host = ALONE) -> Record:
     """Run one cell.
 
     Raises:
@@ -63,7 +60,7 @@ def perform(
     moments: list[Moment] = []
     diverged = None
     with torch_threads(settings.threads if settings.engine == "stacked" else 1):
-        built = build(cell, meeting)
+        built = build(cell, host)
         try:
             for moment in built.study.moments(evaluation(settings.rounds, settings.evaluate_every)):
                 moments.append(moment)

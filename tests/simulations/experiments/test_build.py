@@ -145,3 +145,13 @@ def test_weights_by_data_want_a_trainer_that_knows(tmp_path: Path) -> None:
     }
     with pytest.raises(InvalidInput, match="the trainer has no data_size"):
         build.schedule_of(read(document, tmp_path).cells[0])
+
+
+@pytest.mark.parametrize(
+    ("learning", "said"),
+    [({}, "journals that only the command"), ({"rule": "diloco"}, "with the rule 'diloco'")],
+)
+def test_what_daemons_cannot_do_here_is_said(learning: dict[str, str], said: str) -> None:
+    document = tiny(experiment={"engine": "daemons", "seeds": 0}, learning=learning)
+    with pytest.raises(BadExperiment, match=said):
+        perform(read(document).cells[0])
