@@ -25,18 +25,21 @@ class Watch:
     """What layers saw since it was last taken.
 
     Attributes:
-        counts: by layer, of how many values a channel each mean was taken; kept.
+        counts: by layer, of how many values a channel each call's mean was taken; kept until
+            the layer is called again.
     """
 
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, list[int]] = field(default_factory=dict)
     _seen: Seen = field(default_factory=dict)
 
     def note(self, name: str, values: Tensor, *, correction: int, dtype: torch.dtype) -> None:
         """Mean and variance of a layer's input (n, channels, ...), over all but the channels."""
         over = [dim for dim in range(values.dim()) if dim != 1]
         var, mean = torch.var_mean(values.detach().to(dtype), dim=over, correction=correction)
-        self._seen.setdefault(name, []).append((mean, var))
-        self.counts[name] = values.numel() // values.shape[1]
+        if name not in self._seen:
+            self._seen[name], self.counts[name] = [], []
+        self._seen[name].append((mean, var))
+        self.counts[name].append(values.numel() // values.shape[1])
 
     def taken(self) -> Seen:
         """What was noted; and forget it, since it must not outlive the call it was seen in."""
@@ -109,12 +112,12 @@ class PooledMoments:
         self._nodes = nodes
         self._kept: dict[str, Moments] = {}
 
-    def add(self, places: Sequence[int], seen: Seen, counts: Mapping[str, int]) -> None:
+    def add(self, places: Sequence[int], seen: Seen, counts: Mapping[str, Sequence[int]]) -> None:
         """Pool one batch of each of some nodes; moments (len(places), channels), biased."""
         rows = torch.tensor(places)
         for name, calls in seen.items():
-            for mean, var in calls:
-                count = torch.full(mean.shape, float(counts[name]), dtype=torch.float64)
+            for (mean, var), values in zip(calls, counts[name], strict=True):
+                count = torch.full(mean.shape, float(values), dtype=torch.float64)
                 self._pool(name, rows, Moments(count, mean.double().cpu(), var.double().cpu()))
 
     def write(self, statistics: Mapping[str, Tensor], nodes: range) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -10,8 +9,10 @@ import torch
 from torch import Tensor
 
 from weft.node.calibration import Moments, pooled_moments, set_running_statistics
-from weft.node.trainer import Batch, Calibrates, Evaluates, Stateful, Trainer
+from weft.node.errors import NotFinite
+from weft.node.trainer import Calibrates, Evaluates, Stateful, Trainer
 from weft.simulations.engines.aligner import Aligner, Alignment, Merge
+from weft.simulations.engines.batch_norms import check_norms
 from weft.simulations.engines.fleet import Fleet, bind
 from weft.simulations.errors import BadOption, Diverged
 
@@ -60,12 +61,14 @@ class Looped:
 
     Raises:
         BadOption: a trainer that cannot evaluate.
+        BadModel: a BatchNorm that counts its batches.
     """
 
     def __init__(self, fleet: Fleet, trainers: Sequence[Trainer], seed: int) -> None:
         self.fleet = fleet
         self._trainers, self._seed = trainers, seed
         self._model = trainers[0].model()
+        check_norms(self._model)
         self._judges = [judge(trainer) for trainer in trainers]
         self._aligners: dict[Alignment, Aligner] = {}
 
@@ -73,7 +76,7 @@ class Looped:
         """Train every node's model for one round, in place; (nodes,) float64 mean losses.
 
         Raises:
-            Diverged: a loss or a model that is not finite; names node and round.
+            Diverged: a model that is not finite; names node and round.
         """
         losses = torch.zeros(len(self._trainers), dtype=torch.float64)
         for place, (node, trainer) in enumerate(zip(self.fleet.nodes, self._trainers, strict=True)):
@@ -85,12 +88,19 @@ class Looped:
         return losses
 
     def re_estimate(self) -> None:
-        """Measure running statistics again, each node on its own data; nothing where none are."""
+        """Measure running statistics again, each node on its own data; nothing where none are.
+
+        A node whose trainer has no `calibration` keeps what it has, as a daemon's does.
+
+        Raises:
+            Diverged: a layer saw what is not finite; names node and layer.
+        """
         if not self.fleet.statistics.shape[1]:
             return
-        for place, trainer in enumerate(self._trainers):
-            self._enter(place)
-            self._measure(_batches([trainer]))
+        for place, (node, trainer) in enumerate(zip(self.fleet.nodes, self._trainers, strict=True)):
+            if isinstance(trainer, Calibrates):
+                self._enter(place)
+                set_running_statistics(self._model, self._moments(trainer, f"node {node}"))
 
     def evaluate(self) -> Tensor:
         """(nodes,) float64: each model's accuracy, a fraction, on the shared test set."""
@@ -110,11 +120,19 @@ class Looped:
         return pooled(self.moments_by_node(parameters))
 
     def moments_by_node(self, parameters: Tensor) -> list[dict[str, Moments]]:
-        """The same, node by node; empty for a model without statistics."""
+        """The same, of each node whose trainer calibrates; empty for a model without statistics.
+
+        Raises:
+            Diverged: a layer saw what is not finite; names it.
+        """
         if not self.fleet.statistics.shape[1]:
             return []
         bind(self._model, parameters.clone(), self.fleet.statistics[0].clone())
-        return [pooled_moments(self._model, _batches([trainer])) for trainer in self._trainers]
+        return [
+            self._moments(trainer, "the mean of all models")
+            for trainer in self._trainers
+            if isinstance(trainer, Calibrates)
+        ]
 
     def score_with(self, parameters: Tensor, moments: Mapping[str, Moments]) -> float:
         """The accuracy of a model (P,) with running statistics from moments."""
@@ -159,8 +177,12 @@ class Looped:
     def _enter(self, place: int) -> None:
         bind(self._model, self.fleet.parameters[place], self.fleet.statistics[place])
 
-    def _measure(self, batches: Iterator[Batch]) -> None:
-        set_running_statistics(self._model, pooled_moments(self._model, batches))
+    def _moments(self, trainer: Calibrates, whose: str) -> dict[str, Moments]:
+        """What the layers of the model, which is `whose`, see over a trainer's data."""
+        try:
+            return pooled_moments(self._model, trainer.calibration())
+        except NotFinite as error:
+            raise Diverged(f"{whose}: {error}; take a lower lr") from error
 
     def _accuracy(self, place: int) -> float:
         self._enter(place)
@@ -216,9 +238,3 @@ def check_finite(parameters: Tensor, node: int, round: int) -> None:
         raise Diverged(
             f"node {node}, round {round}: training left a value that is not finite; take a lower lr"
         )
-
-
-def _batches(trainers: Sequence[Trainer]) -> Iterator[Batch]:
-    return chain.from_iterable(
-        trainer.calibration() for trainer in trainers if isinstance(trainer, Calibrates)
-    )

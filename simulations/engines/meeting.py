@@ -57,7 +57,7 @@ class Meeting:
         Raises:
             RankLost: a rank does not answer; names it.
         """
-        with self._naming():
+        with self.naming():
             distributed.all_reduce(values)
         return values
 
@@ -69,7 +69,7 @@ class Meeting:
         """
         if not leaving and not arriving:
             return
-        with self._naming():
+        with self.naming():
             operations = [
                 *(
                     distributed.P2POp(distributed.irecv, block, by)
@@ -100,6 +100,18 @@ class Meeting:
         own = torch.tensor([value if self.leads else 0.0], dtype=torch.float64)
         return self.total(own).item()
 
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Say of a connection that fails within who is at its other end.
+
+        Raises:
+            RankLost: names the rank that is gone.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            raise self._hearts.lost(error) from error
+
     def _failures(self, own: Exception | None) -> None:
         """Hear of every rank's failure, and complain about the first where none is one's own."""
         self._hearts.meet()
@@ -115,14 +127,6 @@ class Meeting:
         heard = bytes(self.total(text).tolist()).decode()
         if own is None:
             raise _as_told(failed[0], heard)
-
-    @contextmanager
-    def _naming(self) -> Iterator[None]:
-        """Say of a connection that fails who is at its other end."""
-        try:
-            yield
-        except RuntimeError as error:
-            raise self._hearts.lost(error) from error
 
 
 @contextmanager
@@ -147,22 +151,24 @@ def joined(
 
     Raises:
         BadOption: the environment is not one of `torchrun`, or has no such device.
-        RankLost: not all ranks came.
+        RankLost: not all ranks came, or one left before all were connected.
     """
     place = _device(device)
     store, rank, size = _rendezvous(url, rank, size, join_s)
     hearts = Hearts(store, rank, size)
     hearts.start(join_s)
-    distributed.init_process_group(
-        "gloo" if place.type == "cpu" else "cpu:gloo,cuda:nccl",
-        store=PrefixStore("group", store),
-        rank=rank,
-        world_size=size,
-        timeout=timedelta(seconds=patience_s),
-    )
     failed = True
     try:
-        yield Meeting(rank=rank, size=size, hearts=hearts, device=place)
+        meeting = Meeting(rank=rank, size=size, hearts=hearts, device=place)
+        with meeting.naming():
+            distributed.init_process_group(
+                "gloo" if place.type == "cpu" else "cpu:gloo,cuda:nccl",
+                store=PrefixStore("group", store),
+                rank=rank,
+                world_size=size,
+                timeout=timedelta(seconds=patience_s),
+            )
+        yield meeting
         failed = False
     except RankLost:
         raise
@@ -171,7 +177,8 @@ def joined(
         raise
     finally:
         hearts.leave(failed)
-        distributed.destroy_process_group()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def _device(device: str) -> torch.device:

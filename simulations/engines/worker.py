@@ -81,13 +81,13 @@ def serve(connection: Connection, block: Block) -> None:
     torch.set_num_threads(1)
     keep_freed_buffers()
     crew = _tried(lambda: _crew(block))
-    connection.send(crew if isinstance(crew, Raised) else [])
-    while not isinstance(crew, Raised):
-        try:
+    try:
+        connection.send(crew if isinstance(crew, Raised) else [])
+        while not isinstance(crew, Raised):
             question, arguments = connection.recv()
-        except (EOFError, ConnectionError):
-            return
-        connection.send(_tried(partial(_answer, crew, block, question, arguments)))
+            connection.send(_tried(partial(_answer, crew, block, question, arguments)))
+    except (EOFError, ConnectionError):
+        return  # nobody listens any more
 
 
 def packed(moments: Mapping[str, Moments]) -> Packed:

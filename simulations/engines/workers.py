@@ -187,7 +187,7 @@ class _Worker:
         """Send a question; that nobody listens is found when the answer is waited for."""
         try:
             self._connection.send((question, arguments))
-        except (BrokenPipeError, ConnectionError):
+        except ConnectionError:
             return
 
     def listen(self) -> bool:

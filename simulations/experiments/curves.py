@@ -1,10 +1,11 @@
 """What is drawn of an experiment: lines over rounds, means and deviations over seeds."""
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from weft.simulations.contraction import predicted, repeats_after
+from weft.simulations.contraction import repeats_after
 from weft.simulations.experiments.cells import Experiment
 from weft.simulations.experiments.tables import Outcome
 
@@ -60,11 +61,11 @@ class Drawn:
     def bound(self) -> Curve | None:
         """What the spectrum says of each round: the distance before, times the contraction.
 
-        None where rounds are not alike, so that no one round has a bound of its own.
+        None where rounds are not alike, so that no one round has a bound of its own, and where
+        the rule does more than to mix.
         """
-        schedule = self.outcomes[0].schedule
-        share = predicted(schedule)
-        if repeats_after(schedule) > 1 or schedule.silent or share != share:
+        schedule, share = self.outcomes[0].schedule, self.outcomes[0].predicted
+        if repeats_after(schedule) > 1 or schedule.silent or math.isnan(share):
             return None
         return self._over_rounds(lambda outcome, at: outcome.record.moments[at].trained * share)
 

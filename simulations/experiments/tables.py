@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from weft.simulations.clock.outcome import Forecast
 from weft.simulations.contraction import measured, predicted, repeats_after
-from weft.simulations.experiments.build import schedule_of
+from weft.simulations.experiments.build import rule_of, schedule_of
 from weft.simulations.experiments.cells import Cell, Experiment
 from weft.simulations.experiments.checks import final_traffic
 from weft.simulations.experiments.records import Record, cumulative
@@ -61,6 +61,14 @@ class Outcome:
     def schedule(self) -> Schedule:
         """Who mixed with whom."""
         return schedule_of(self.cell)
+
+    @cached_property
+    def predicted(self) -> float:
+        """By what an exchange multiplies the distance a round, from the spectrum.
+
+        Not a number where the rule does more to the models than to mix them.
+        """
+        return predicted(self.schedule) if rule_of(self.cell).spectral else math.nan
 
     @cached_property
     def forecast(self) -> Forecast | None:
@@ -130,7 +138,7 @@ class Line:
         swept: without the seed.
         seeds: how many cells.
         diverged: how many of them did.
-        figures: those of `FIGURES` that are known.
+        figures: those of `FIGURES` that are known, over the cells that did not diverge.
     """
 
     name: str
@@ -177,7 +185,7 @@ def cell_row(experiment: Experiment, outcome: Outcome) -> Row:
         "messages": outcome.total_messages,
         "bytes": outcome.total_bytes,
         "spectral_gap": gap_over_period(outcome.schedule),
-        "contraction_predicted": predicted(outcome.schedule),
+        "contraction_predicted": outcome.predicted,
         "contraction_measured": measured(moments, together) if moments else None,
         **_whole_run(experiment, outcome),
         "diverged": record.diverged or "",
@@ -206,7 +214,8 @@ def as_csv(rows: Iterable[Row]) -> str:
 
 
 def _line(experiment: Experiment, name: str, members: Sequence[tuple[Cell, Row]]) -> Line:
-    spreads = {key: Spread.of(row.get(key) for _, row in members) for key in FIGURES}
+    ended = [row for _, row in members if not row["diverged"]]
+    spreads = {key: Spread.of(row.get(key) for row in ended) for key in FIGURES}
     first = members[0][0]
     return Line(
         name=name,

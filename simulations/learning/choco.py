@@ -1,6 +1,7 @@
 """CHOCO: gossip with compressed differences to public copies of the models."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -33,6 +34,8 @@ class Choco(Rule):
     Source: Koloskova, Stich and Jaggi 2019, "Decentralized stochastic optimization and
         gossip algorithms with compressed communication", Algorithm 2 (CHOCO-SGD).
     """
+
+    spectral: ClassVar[bool] = False
 
     codec: str = "int8"
     gamma: float = 0.5

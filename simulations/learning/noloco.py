@@ -1,6 +1,7 @@
 """NoLoCo: DiLoCo's outer steps between two nodes at a time, without any mean of all."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ class NoLoCo(Rule):
         method for large models", arXiv:2506.10911, with the factor of the pull between
         models equal to the outer rate, as in the code that it was released with.
     """
+
+    spectral: ClassVar[bool] = False
 
     lr: float = 0.7
     momentum: float = 0.5

@@ -1,7 +1,7 @@
 """The contract of a rule, and the one that needs nothing: gossip."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -19,10 +19,13 @@ class Rule(Protocol):
     trained, and what several rounds of training did counts as one at the next exchange.
 
     Attributes:
+        spectral: the rule does no more to the models than to mix them: of their distance an
+            exchange leaves what the spectrum of W allows.
         moved: which share of the units of others' models changed place in the last exchange;
             of rules that align.
     """
 
+    spectral: ClassVar[bool] = True
     moved: float = 0.0
 
     def join(self, crew: Crew) -> None:

@@ -5,6 +5,7 @@ again. Both rules here learn, as rounds go by, how a node's pull differs from ev
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +35,8 @@ class GradientTracking(Rule):
         optimization over time-varying graphs", DIGing; Di Lorenzo and Scutari 2016, "NEXT:
         in-network nonconvex optimization", for the step before the mixing.
     """
+
+    spectral: ClassVar[bool] = False
 
     diging: bool = False
 
@@ -74,6 +77,8 @@ class ExactDiffusion(Rule):
     Source: Yuan, Ying, Zhao and Sayed 2019, "Exact diffusion for distributed optimization
         and learning - part I", Algorithm 1.
     """
+
+    spectral: ClassVar[bool] = False
 
     def begin(self, rows: Tensor) -> None:
         """No correction yet."""

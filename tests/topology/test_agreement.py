@@ -80,7 +80,7 @@ def test_a_window_counts_within_the_run() -> None:
 
 
 def test_what_is_hopelessly_slow_is_given_up_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = built("path", 300, schedule="sparse", when={"pairs_per_node": 0.1})
+    slow = built("path", 60, schedule="sparse", when={"pairs_per_node": 0.1})
     monkeypatch.setattr("weft.topology.agreement.PATIENCE", 200)
     assert rounds_to_agreement(slow) is None
     # Nothing happens in the first 999 rounds, and that is no reason to give up.

@@ -34,16 +34,16 @@ def test_exchanges_anywhere_are_symmetric_and_doubly_stochastic(
 @pytest.mark.parametrize("nodes", [7, 16])
 def test_as_many_exchanges_as_expected(nodes: int, expected: float) -> None:
     schedule = sparse("complete", nodes, expected)
-    counts = [schedule.mixing(round).messages for round in range(1500)]
+    counts = [schedule.mixing(round).messages for round in range(600)]
     most = nodes - nodes % 2 if expected <= 1 else nodes * (nodes - 1)
-    assert np.mean(counts) == pytest.approx(min(most, expected * nodes), abs=0.1)
+    assert np.mean(counts) == pytest.approx(min(most, expected * nodes), abs=0.12)
     assert max(counts) - min(counts) <= 2
 
 
 @pytest.mark.parametrize("expected", [0.2, 1.0, 1.6, 3.0])
 def test_as_many_pulls_as_expected(expected: float) -> None:
     schedule = sparse("complete", 12, expected, "uniform", one_way=True)
-    counts = [schedule.mixing(round).messages for round in range(1500)]
+    counts = [schedule.mixing(round).messages for round in range(600)]
     assert np.mean(counts) == pytest.approx(expected * 12, rel=0.04)
     if expected == int(expected):
         assert set(counts) == {int(expected * 12)}
@@ -78,7 +78,7 @@ def test_over_a_graph_only_its_edges_are_used(graph: str, one_way: bool) -> None
     if not one_way:
         whole = whole | whole.T
     counts = []
-    for round in range(800):
+    for round in range(400):
         mixing = schedule.mixing(round)
         assert whole[mixing.receivers, mixing.senders].all()
         counts.append(mixing.messages)

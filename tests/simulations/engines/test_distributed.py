@@ -147,6 +147,21 @@ def test_a_rank_that_fails_by_itself_leaves_word(tmp_path: Path) -> None:
         assert str(end).startswith("rank 1 (")
 
 
+def test_a_rank_that_leaves_before_all_are_connected_is_told_as_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise RuntimeError("connection closed by peer")
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", refused)
+    monkeypatch.setattr("weft.simulations.engines.hearts.LOOKS_AFTER_FAILURE", 1)
+    with (
+        pytest.raises(RankLost, match="connection closed by peer"),
+        joined(url=f"file://{tmp_path}/store", rank=0, size=1),
+    ):
+        pass
+
+
 def test_a_rank_that_never_comes_is_named(tmp_path: Path) -> None:
     (end,) = start(programs.nothing, 2, tmp_path, ranks=range(1))
     assert isinstance(end, RankLost)

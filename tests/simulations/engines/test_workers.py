@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from multiprocessing import Pipe
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,8 @@ from weft.simulations.engines.crew import Crew, Looped
 from weft.simulations.engines.exchange import Here
 from weft.simulations.engines.fleet import Fleet
 from weft.simulations.engines.local import SharedTrainers, local_crew
+from weft.simulations.engines.shared_tensors import SharedFleet, SharedTensor
+from weft.simulations.engines.worker import Block, serve
 from weft.simulations.engines.workers import Workers, blocks
 from weft.simulations.errors import BadOption, BadSplit, Diverged, WorkerDied
 from weft.simulations.learning.aligned import Dimat
@@ -232,6 +235,27 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     while any(psutil.pid_exists(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(psutil.pid_exists(pid) for pid in workers)
+
+
+def test_a_worker_whose_parent_has_gone_ends_without_a_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for ours in ("signal.signal", "torch.set_num_threads", "keep_freed_buffers"):
+        monkeypatch.setattr(f"weft.simulations.engines.worker.{ours}", lambda *_: None)
+    fleet = Fleet.alike(nn.Linear(2, 2), range(1))
+    block = Block(
+        nodes=fleet.nodes,
+        rows=SharedFleet(fleet),
+        model=SharedTensor((6,), torch.float32),
+        merged=SharedTensor((1, 6), torch.float32),
+        build=Failing("none"),
+        seed=0,
+        stack=1,
+    )
+    parent, child = Pipe()
+    parent.send(("evaluate", ()))
+    parent.close()
+    serve(child, block)
 
 
 def test_impossible_numbers() -> None:

@@ -96,6 +96,36 @@ def test_means_and_deviations_over_seeds() -> None:
     assert complete.figures["accuracy"].deviation == 0
 
 
+def test_a_line_counts_what_diverged_and_averages_the_rest() -> None:
+    found = outcomes(tiny(), [0.4, 0.8])
+    cut = replace(found[1].record, moments=found[1].record.moments[:1], diverged="node 0")
+    (line,) = summary(read(tiny()), [found[0], replace(found[1], record=cut)])
+    assert (line.seeds, line.diverged) == (2, 1)
+    assert line.figures["accuracy_merged"] == Spread(0.4, None)
+    assert line.figures["messages"] == Spread(12 + 4, None)
+
+
+def test_the_spectrum_says_nothing_of_rules_that_do_more_than_to_mix() -> None:
+    document = tiny(
+        experiment={"seeds": 0},
+        task={"nodes": 6},
+        learning={"rule": ["gossip", "gradient_tracking", "exact_diffusion", "choco", "noloco"]},
+    )
+    experiment = read(document)
+    mixing, *others = (
+        cell_row(experiment, outcome)["contraction_predicted"]
+        for outcome in outcomes(document, [0.4] * 5)
+    )
+    assert mixing == pytest.approx(2 / 3)
+    assert all(isinstance(other, float) and math.isnan(other) for other in others)
+    assert [
+        line.bound is not None for line in drawn(experiment, outcomes(document, [0.4] * 5))
+    ] == [
+        True,
+        *[False] * 4,
+    ]
+
+
 def test_of_a_tuned_key_each_line_shows_the_best_value() -> None:
     document = tiny(
         experiment={"tune": "task.lr"},

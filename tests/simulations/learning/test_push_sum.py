@@ -61,9 +61,9 @@ def test_the_exchange_moves_no_mean_that_is_seen() -> None:
 
 
 def test_it_goes_to_the_best_of_all_where_plain_means_go_to_the_hub_s() -> None:
-    pushed, plain = (quadratics(8, lr=0.01) for _ in range(2))
-    star = built("star", 8, "push_sum", rounds=800)
-    drifting = built("star", 8, "uniform", options={"drift": True}, rounds=800)
+    pushed, plain = (quadratics(8, lr=0.02) for _ in range(2))
+    star = built("star", 8, "push_sum", rounds=400)
+    drifting = built("star", 8, "uniform", options={"drift": True}, rounds=400)
     found = models(PushSum(), pushed, star).mean(0)
     biased = models(Gossip(), plain, drifting).mean(0)
     assert error(found, pushed.best) < 0.1 < 0.5 < error(biased, plain.best)
