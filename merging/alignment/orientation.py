@@ -13,7 +13,8 @@ from torch import Tensor
 
 from weft.merging.alignment.axes import Axes, Term, Units
 from weft.merging.alignment.groups import Group, Groups
-from weft.merging.alignment.power_laws import ORIENTED, unscaled
+from weft.merging.alignment.layer_laws import unscaled
+from weft.merging.alignment.power_laws import ORIENTED
 from weft.merging.alignment.powers import Powers, powers_of
 from weft.merging.alignment.strands import rewritten
 from weft.merging.alignment.tracing import Traced

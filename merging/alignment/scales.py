@@ -21,9 +21,10 @@ from torch import Tensor
 
 from weft.merging.alignment.axes import Axes, Term, Units
 from weft.merging.alignment.groups import Group, Groups
+from weft.merging.alignment.layer_laws import unscaled
 from weft.merging.alignment.observation import Seen
 from weft.merging.alignment.permutations import Permutation
-from weft.merging.alignment.power_laws import HOMOGENEOUS, unscaled
+from weft.merging.alignment.power_laws import HOMOGENEOUS
 from weft.merging.alignment.powers import Powers, Slot, powers_of
 from weft.merging.alignment.strands import rewritten, strands
 from weft.merging.alignment.tracing import Traced

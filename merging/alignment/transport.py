@@ -3,7 +3,7 @@
 Each unit of the anchor is given a mixture of the other model's units. With equal shares of
 all units the exact transport is an order (a doubly stochastic matrix of least cost is a
 permutation), which `best_orders` finds; an entropy spreads it, and where no unit has a clear
-counterpart several share one place.
+counterpart several share one place. Units that never change have none, and share what is left.
 
 Source: Singh and Jaggi 2020, "Model Fusion via Optimal Transport", section 4, with uniform
     marginals and Sinkhorn's iteration (Cuturi 2013, "Sinkhorn Distances"). Departures: one
