@@ -14,6 +14,7 @@ import pytest
 from weft.cli.__main__ import main
 from weft.simulations.experiments import runner
 from weft.simulations.experiments.cells import Cell
+from weft.simulations.experiments.host import Host
 from weft.simulations.experiments.records import Record
 
 FILE = """
@@ -163,11 +164,11 @@ def test_what_is_there_is_not_run_again(desk: Desk, monkeypatch: pytest.MonkeyPa
     perform = runner.perform
     done: list[str] = []
 
-    def interrupted(cell: Cell, watch: runner.Watch, meeting: None) -> Record:
+    def interrupted(cell: Cell, watch: runner.Watch, host: Host) -> Record:
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(cell.id)
-        return perform(cell, watch, meeting)
+        return perform(cell, watch, host)
 
     monkeypatch.setattr(runner, "perform", interrupted)
     code, out, err = desk.types("small.toml", "--out", "stopped")
