@@ -87,13 +87,15 @@ def experiment_of(
 
 def _arms(document: Mapping[str, Any], where: str) -> list[tuple[str, Document]]:
     given = document.get(ARMS, [{"name": ""}])
-    if not isinstance(given, list) or not all(isinstance(arm, dict) for arm in given):
+    if not isinstance(given, list) or not given or not all(isinstance(arm, dict) for arm in given):
         raise BadExperiment(f"{where}: arm: found no tables, expected [[arm]] with a name each")
     arms: dict[str, Document] = {}
     for arm in given:
         name = arm.get("name")
         if not isinstance(name, str) or (ARMS in document and not name):
             raise BadExperiment(f"{where}: arm {len(arms)}: found no name, expected one")
+        if not name.isprintable():
+            raise BadExperiment(f"{where}: arm {name!r}: found no printable name, expected one")
         if name in arms:
             raise BadExperiment(
                 f"{where}: found two arms {name!r}, expected a name of its own each"

@@ -4,19 +4,25 @@ OUT/experiment.json      whose folder this is
 OUT/cells/<id>.json      one cell: its settings, its rounds
 """
 
+import errno
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from weft.checkpoints.disk import write_bytes
+from weft.checkpoints.disk import UNREACHABLE, write_bytes
+from weft.checkpoints.errors import BadPath
 from weft.simulations.errors import BadExperiment, OtherExperiment
 from weft.simulations.study import Accuracies, Moment
 
 MARKER = "experiment.json"
 CELLS = "cells"
+
+REFUSALS = UNREACHABLE | {errno.EEXIST}
+"""What the system says of a path that another one has to be given for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +46,10 @@ class Record:
 
     def text(self) -> str:
         """As JSON, byte by byte the same for the same record."""
-        document = asdict(self) | {"moments": [_plain(moment) for moment in self.moments]}
+        document = asdict(self) | {
+            "settings": _written(self.settings),
+            "moments": [_plain(moment) for moment in self.moments],
+        }
         return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
@@ -70,21 +79,26 @@ class ResultsFolder:
 
         Raises:
             OtherExperiment: it is another one's, or holds files of somebody else.
+            BadPath: it cannot be made or read.
         """
+        with _reached(self.path):
+            self._claim(name)
+
+    def _claim(self, name: str) -> None:
         owner = self._owner()
-        if owner == name:
-            return
-        if owner is not None:
+        if owner not in (None, name):
             raise OtherExperiment(
                 f"{self.path}: holds the results of the experiment {owner!r}, not of {name!r}; "
                 "give another folder"
             )
-        if self.path.is_dir() and any(self.path.iterdir()):
-            raise OtherExperiment(
-                f"{self.path}: holds files that no experiment wrote; give another folder"
-            )
-        (self.path / CELLS).mkdir(parents=True, exist_ok=True)
-        self.write(MARKER, json.dumps({"name": name}) + "\n")
+        if owner is None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if any(self.path.iterdir()):
+                raise OtherExperiment(
+                    f"{self.path}: holds files that no experiment wrote; give another folder"
+                )
+            self.write(MARKER, json.dumps({"name": name}) + "\n")
+        (self.path / CELLS).mkdir(exist_ok=True)
 
     def write(self, name: str, text: str | bytes) -> Path:
         """A file of the folder, whole or not at all."""
@@ -101,10 +115,15 @@ class ResultsFolder:
 
         Raises:
             BadExperiment: the file is not what was written.
+            BadPath: it cannot be read.
         """
         path = self.path / CELLS / f"{cell}.json"
         try:
-            return Record.read(path.read_text(encoding="utf-8"))
+            with _reached(path):
+                found = Record.read(path.read_text(encoding="utf-8"))
+            if found.cell != cell:
+                raise ValueError(f"it is the cell {found.cell}")
+            return found
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
@@ -124,6 +143,32 @@ class ResultsFolder:
             raise OtherExperiment(
                 f"{path}: not what an experiment wrote ({error}); give another folder"
             ) from error
+
+
+@contextmanager
+def _reached(path: Path) -> Iterator[None]:
+    """Say in our words why a path cannot be reached; what is not there is no mistake.
+
+    Raises:
+        BadPath: no right, a disk that is read-only, a folder for a file.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        raise BadPath(f"{error.filename or path}: {error.strerror}; give another folder") from error
+
+
+def _written(value: Any) -> Any:
+    """With the word for what JSON has no number for, such as a node that is away for ever."""
+    if isinstance(value, Mapping):
+        return {key: _written(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_written(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(moment: Moment) -> dict[str, Any]:
@@ -148,6 +193,9 @@ def _moment(document: dict[str, Any]) -> Moment:
 
 
 def _numbers(document: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in document.items():
+        if not isinstance(value, int | float | None):
+            raise TypeError(f"{key} is {value!r}")
     return {key: math.nan if value is None else value for key, value in document.items()}
 
 

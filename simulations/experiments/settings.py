@@ -15,6 +15,12 @@ from weft.simulations.tasks.classification import DIGITS
 Scalar: TypeAlias = bool | int | float | str
 EngineName: TypeAlias = Literal["local", "stacked", "distributed", "daemons", "gossip"]
 
+LARGEST_SEED = 2**63 - 1
+"""What a TOML file, torch and numpy all take."""
+
+MOST_THREADS = 1024
+"""torch falls over some thousands without a word."""
+
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
 
@@ -30,7 +36,7 @@ DataName = Annotated[str, BeforeValidator(_beside_the_file)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ExperimentSection(_Section):
@@ -59,10 +65,10 @@ class ExperimentSection(_Section):
     name: str = Field(pattern=NAME)
     engine: EngineName = "local"
     rounds: int = Field(default=20, ge=1)
-    seed: int = Field(default=0, ge=0, alias="seeds")
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED, alias="seeds")
     evaluate_every: int = Field(default=1, ge=0)
     final_merge: bool = True
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=MOST_THREADS)
     workers: int = Field(default=0, ge=0)
     device: Literal["cpu", "cuda"] = "cpu"
     tune: str | None = None
@@ -92,7 +98,7 @@ class TaskSection(_Section):
     batch: int = 32
     optimizer: str = "sgd"
     lr: float = 0.0
-    decay: float = 0.93
+    decay: float = Field(default=0.93, ge=0)
     model: str = "mlp"
     model_options: dict[str, int] = Field(default_factory=dict)
     limit: int = Field(default=0, ge=0)
@@ -187,13 +193,13 @@ class TimeSection(BaseModel):
         policy, deadline_s: whether nodes wait; what is missed has no effect on the study.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
-    step_seconds: float = Field(default=0.01, ge=0)
-    round_seconds: float | None = Field(default=None, ge=0)
+    step_seconds: float = Field(default=0.01, ge=0, allow_inf_nan=False)
+    round_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     model_bytes: float | str | None = None
     policy: Literal["wait", "deadline"] = "wait"
-    deadline_s: float = Field(default=60.0, gt=0)
+    deadline_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
 
     @property
     def machines_and_links(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from tests.simulations.experiments.documents import read, tiny
 from weft.errors import InvalidInput
 from weft.simulations.errors import BadExperiment
-from weft.simulations.experiments import build
+from weft.simulations.experiments import build, engines
 from weft.simulations.experiments.cells import Cell
 from weft.simulations.experiments.records import Record
 from weft.simulations.experiments.runner import perform
@@ -70,8 +70,8 @@ def test_a_trainer_of_ones_own_goes_to_the_workers(
 
 
 def test_only_what_is_small_stays() -> None:
-    assert build.is_small(cell(), 9610)
-    assert not build.is_small(cell(steps=100_000), 9610)
+    assert engines.is_small(cell(), 9610)
+    assert not engines.is_small(cell(steps=100_000), 9610)
 
 
 def test_ranks_are_asked_for_where_there_are_none() -> None:
@@ -116,10 +116,10 @@ def test_ranks_neither_align_nor_start_apart(
 
 def test_every_engine_that_can_be_named_is_there_or_refused() -> None:
     for name in get_args(EngineName):
-        if name not in build.ENGINES:
+        if name not in engines.ENGINES:
             with pytest.raises(BadExperiment, match=f"found '{name}', which is not here"):
                 build.engine_of(cell(name))
-    assert set(build.ENGINES) <= set(get_args(EngineName))
+    assert set(engines.ENGINES) <= set(get_args(EngineName))
 
 
 def test_weights_by_data_know_how_much_each_node_has() -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests.support.repository import ROOT
 from weft.simulations.clock.links import Links
 from weft.simulations.clock.machines import Machines
-from weft.simulations.experiments.build import ENGINES
+from weft.simulations.experiments.engines import ENGINES
 from weft.simulations.experiments.settings import CellSettings
 from weft.simulations.learning.registry import RULES
 from weft.simulations.tasks.models import MODELS
