@@ -20,7 +20,7 @@ every accuracy was the same: the daemons add weighted task vectors to the base, 
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.parametrize("model", ["mlp", pytest.param("cnn", marks=pytest.mark.faults)])
 def test_daemons_do_what_the_study_says(tmp_path: Path, model: str) -> None:
     options, rounds = TaskOptions(nodes=4, steps=4, model=model), 3
     settings = DemoSettings(nodes=4, rounds=rounds, task=options)

@@ -141,7 +141,7 @@ def manifest_of(sizes: dict[str, int]) -> Manifest:
     return Manifest(kind="model", tensors=tuple(entries))
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     """Wait for something that another task does."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - what it waits for has no event
