@@ -42,7 +42,9 @@ def describe(error: BaseException) -> str:
     An error that weft did not raise on purpose names its class, and how to see
     the traceback.
     """
-    text = _joined([line.rstrip() for line in str(error).splitlines() if line.strip()])
+    lines = [line.rstrip() for line in str(error).splitlines() if line.strip()]
+    parts = [_joined(lines), *getattr(error, "__notes__", ())]
+    text = ", ".join(part for part in parts if part)
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     if isinstance(error, WeftError):

@@ -1,6 +1,9 @@
 """`weft simulate`: an experiment over virtual nodes, from a file or from a few options."""
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +25,7 @@ app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 RESULTS = Path("weft-simulations")
 UNNAMED = "simulation"
+STANDARD_OUTPUT, STANDARD_ERROR = 1, 2
 
 File = Annotated[
     Path | None, typer.Argument(help="The experiment, a TOML file.", show_default=False)
@@ -78,11 +82,12 @@ def simulate(
         "experiment.engine": engine,
     }
     experiment = _experiment(file, {key: v for key, v in given.items() if v is not None}, change)
-    sizes = _checked(experiment)
+    with _prints_elsewhere():
+        sizes = _checked(experiment)
+        results = None if plan else _run(experiment, out or RESULTS / experiment.name)
     if plan:
         _show_plan(experiment, sizes, as_json)
         return
-    results = _run(experiment, out or RESULTS / experiment.name)
     if results is None:  # another rank has them
         return
     if not results.drawn:
@@ -113,6 +118,21 @@ def _experiment(
         section, _, key = dotted.partition(".")
         document.setdefault(section, {})[key] = value
     return experiment_of(document, where="options", folder=Path.cwd(), changes=changes or [])
+
+
+@contextmanager
+def _prints_elsewhere() -> Iterator[None]:
+    """What the user's code prints, here or in a worker, does not get into the document.
+
+    Workers have this process's descriptors, and none of its objects: both are turned.
+    """
+    with redirect_stdout(sys.stderr), ExitStack() as undo:
+        with suppress(OSError):  # one of the two is closed
+            kept = os.dup(STANDARD_OUTPUT)
+            undo.callback(os.close, kept)
+            os.dup2(STANDARD_ERROR, STANDARD_OUTPUT)
+            undo.callback(os.dup2, kept, STANDARD_OUTPUT)
+        yield
 
 
 def _checked(experiment: "Experiment") -> dict[str, int]:

@@ -107,6 +107,8 @@ def _explain_key(key: str, details: Sequence[ErrorDetails], model: type[BaseMode
 def _complaint(details: ErrorDetails) -> str:
     """Pydantic's sentence in our words: `expected a valid string`."""
     message = details["msg"].removeprefix("Value error, ")
+    if details["type"] in ("model_type", "dict_type"):
+        return "expected a table"
     message = message.replace("Input should be ", "expected ", 1).partition(", unable")[0]
     return message[:1].lower() + message[1:]
 

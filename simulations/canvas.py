@@ -3,7 +3,11 @@
 matplotlib is imported when something is drawn; it is optional.
 """
 
+import logging
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO, StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +70,7 @@ class Canvas:
         import matplotlib
 
         text = StringIO()
-        with matplotlib.rc_context(STYLE):
+        with matplotlib.rc_context(STYLE), _without_complaints():
             self._figure.savefig(
                 text, format="svg", metadata={"Date": None, "Title": title, "Creator": None}
             )
@@ -78,9 +82,23 @@ class Canvas:
         import matplotlib
 
         data = BytesIO()
-        with matplotlib.rc_context(STYLE):
+        with matplotlib.rc_context(STYLE), _without_complaints():
             self._figure.savefig(data, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
         return data.getvalue()
+
+
+@contextmanager
+def _without_complaints() -> Iterator[None]:
+    """A letter that the font lacks is drawn as a box, and nobody is told of it."""
+    log = logging.getLogger("matplotlib")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph")
+            yield
+    finally:
+        log.setLevel(before)
 
 
 def over_rounds(axes: "Axes", y: str) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from weft.node.errors import BadTrainer
 from weft.node.trainer import Trainer
 from weft.simulations.tasks.classification import ClassificationTrainer, load_task
 from weft.simulations.tasks.dealt import DealtTask
@@ -62,10 +63,19 @@ class TaskOptions:
 
 
 def initial_model(trainer: Trainer, seed: int) -> nn.Module:
-    """The trainer's model, drawn from the seed as a run's base is; global generator untouched."""
+    """The trainer's model, drawn from the seed as a run's base is; global generator untouched.
+
+    Raises:
+        BadTrainer: it is no model.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return trainer.model()
+        model = trainer.model()
+    if not isinstance(model, nn.Module):
+        raise BadTrainer(
+            f"{type(trainer).__name__}.model gave {type(model).__name__}; expected a torch module"
+        )
+    return model
 
 
 def initial_model_of(trainer: Trainer, seed: int, node: int) -> nn.Module:

@@ -76,7 +76,7 @@ class Machines:
     churn: Churn | None = None
 
     def __post_init__(self) -> None:
-        check_quantity("slowness", self.slowness, least=0, above=True)
+        check_quantity("slowness", self.slowness, least=0, above=True, finite=True)
         for name in ("spread", *_SECONDS):
             if not 0 <= getattr(self, name) < math.inf:
                 raise BadOption(f"{name}: found {getattr(self, name)!r}, expected at least 0")

@@ -250,8 +250,8 @@ class _Absences:
 
 def check_node(what: str, node: int, nodes: int) -> None:
     """Refuse the number of a node that there is not."""
-    if not 0 <= node < nodes:
-        raise BadOption(f"{what}: found node {node}, expected 0 to {nodes - 1}")
+    if not isinstance(node, int) or not 0 <= node < nodes:
+        raise BadOption(f"{what}: found node {node!r}, expected 0 to {nodes - 1}")
 
 
 def _merged(intervals: list[tuple[float, float]]) -> list[tuple[float, float]]:

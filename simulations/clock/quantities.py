@@ -23,6 +23,9 @@ _UNITS = {
     **{"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12},
     **{"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40},
 }
+WIDEST = 10
+"""Standard deviations of a logarithm: a factor of 20,000 is one of them."""
+
 _HALF_STEP = 2.0**-54
 """Half of the distance between two drawn fractions: keeps them off zero."""
 
@@ -40,10 +43,10 @@ class LogNormal:
     sigma: float
 
     def __post_init__(self) -> None:
-        if not (0 < self.median < math.inf and 0 <= self.sigma < math.inf):
+        if not (0 < self.median < math.inf and 0 <= self.sigma <= WIDEST):
             raise BadOption(
                 f"found a lognormal of median {self.median} and sigma {self.sigma}; "
-                "expected a median above 0 and a sigma of at least 0, both finite"
+                f"expected a median above 0, finite, and a sigma of 0 to {WIDEST}"
             )
 
     def at(self, fractions: Float64) -> Float64:
@@ -67,6 +70,15 @@ class Draw(IntEnum):
     DOWN = 6
     LOSS = 7
     CHURN = 8
+
+
+_DRAWN_FOR = {
+    Draw.SLOWNESS: "slowness",
+    Draw.BANDWIDTH: "bandwidth_mbit",
+    Draw.LATENCY: "latency_ms",
+    Draw.UP: "up_mbit",
+    Draw.DOWN: "down_mbit",
+}
 
 
 def fractions(seed: int, draw: Draw, keys: NDArray[np.int64], part: int = 0) -> Float64:
@@ -93,13 +105,16 @@ def per_node(quantity: Quantity, nodes: int, draw: Draw, seed: int) -> Float64:
     if isinstance(quantity, tuple):
         if len(quantity) != nodes:
             raise BadOption(
-                f"found a list of {len(quantity)} figures for {nodes} nodes, expected one a node"
+                f"{_DRAWN_FOR[draw]}: found a list of {len(quantity)} figures for "
+                f"{nodes} nodes, expected one a node"
             )
         return np.array(quantity, dtype=np.float64)
     return np.full(nodes, quantity, dtype=np.float64)
 
 
-def check_quantity(name: str, quantity: Quantity, *, least: float, above: bool = False) -> None:
+def check_quantity(
+    name: str, quantity: Quantity, *, least: float, above: bool = False, finite: bool = False
+) -> None:
     """Refuse figures that are too small, or no numbers.
 
     Args:
@@ -107,6 +122,7 @@ def check_quantity(name: str, quantity: Quantity, *, least: float, above: bool =
         quantity: as given; a distribution has checked itself.
         least: the least value.
         above: the value must be more than `least`.
+        finite: it must be less than infinity.
 
     Raises:
         BadOption: names the option and what was found.
@@ -117,6 +133,8 @@ def check_quantity(name: str, quantity: Quantity, *, least: float, above: bool =
         if not (value > least if above else value >= least):
             expected = f"{'above' if above else 'at least'} {least:g}"
             raise BadOption(f"{name}: found {value!r}, expected {expected}")
+        if finite and value == math.inf:
+            raise BadOption(f"{name}: found {value!r}, expected a finite number")
 
 
 def written_quantity(name: str, value: object) -> Quantity:

@@ -10,6 +10,7 @@ partitions = [{ groups = [[0, 1], [2, 3]], from_s = 100, to_s = 160 }]
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,10 +79,18 @@ def _listed(key: str, value: object) -> list[object]:
 def _built(key: str, make: Callable[..., T], value: object) -> T:
     if not isinstance(value, Mapping):
         raise BadOption(f"{key}: found {value!r}, expected a table")
+    keys = list(inspect.signature(make).parameters)
+    if set(value) != set(keys):
+        raise BadOption(
+            f"{key}: found a table with {', '.join(value) or 'nothing'}, expected {', '.join(keys)}"
+        )
     try:
         return make(**value)
-    except TypeError as wrong:
-        raise BadOption(f"{key}: found {dict(value)}: {wrong}") from None
+    except TypeError:
+        raise BadOption(
+            f"{key}: found {dict(value)}, expected numbers"
+            + (", and groups as lists of nodes" if key == "partitions" else "")
+        ) from None
 
 
 def _partition(groups: list[list[int]], from_s: float, to_s: float) -> Partition:

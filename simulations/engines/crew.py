@@ -1,20 +1,22 @@
 """A crew trains and measures the models of a block of nodes."""
 
+import math
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from weft.node.calibration import Moments, pooled_moments, set_running_statistics
-from weft.node.errors import NotFinite
+from weft.node.errors import BadTrainer, NotFinite
 from weft.node.trainer import Calibrates, Evaluates, Stateful, Trainer
 from weft.simulations.engines.aligner import Aligner, Alignment, Merge
 from weft.simulations.engines.batch_norms import check_norms
-from weft.simulations.engines.fleet import Fleet, bind
-from weft.simulations.errors import BadOption, Diverged
+from weft.simulations.engines.fleet import Fleet, bind, parameters_of
+from weft.simulations.errors import BadModel, BadOption, Diverged
 
 
 class Crew(Protocol):
@@ -61,13 +63,15 @@ class Looped:
 
     Raises:
         BadOption: a trainer that cannot evaluate.
-        BadModel: a BatchNorm that counts its batches.
+        BadModel: a model of another size than the rows', or a BatchNorm that counts its
+            batches.
     """
 
     def __init__(self, fleet: Fleet, trainers: Sequence[Trainer], seed: int) -> None:
         self.fleet = fleet
         self._trainers, self._seed = trainers, seed
         self._model = trainers[0].model()
+        _check_size(self._model, fleet)
         check_norms(self._model)
         self._judges = [judge(trainer) for trainer in trainers]
         self._aligners: dict[Alignment, Aligner] = {}
@@ -83,7 +87,8 @@ class Looped:
             self._enter(place)
             seed_generators(self._seed, node, round)
             with noted(node, round):
-                losses[place] = trainer.train(self._model.train(), round).get("loss", float("nan"))
+                told = trainer.train(self._model.train(), round)
+                losses[place] = _number(trainer, "train", told, "loss", missing=math.nan)
             check_finite(self.fleet.parameters[place], node, round)
         return losses
 
@@ -190,7 +195,7 @@ class Looped:
 
     def _accuracy_by(self, judge: Evaluates) -> float:
         with torch.no_grad():
-            return judge.evaluate(self._model.eval())["accuracy"]
+            return _number(judge, "evaluate", judge.evaluate(self._model.eval()), "accuracy")
 
 
 def judge(trainer: Trainer) -> Evaluates:
@@ -204,6 +209,32 @@ def judge(trainer: Trainer) -> Evaluates:
             f"{type(trainer).__name__} has no evaluate(model); a study measures accuracy"
         )
     return trainer
+
+
+def _number(
+    trainer: object, method: str, told: Any, name: str, *, missing: float | None = None
+) -> float:
+    """What a method of the user's says under a name; where it says nothing, what is missing.
+
+    Raises:
+        BadTrainer: no mapping, or no number.
+    """
+    try:
+        return float(told.get(name, missing))
+    except (AttributeError, TypeError, ValueError):
+        raise BadTrainer(
+            f"{type(trainer).__name__}.{method} gave {reprlib.repr(told)}; "
+            f'expected a mapping with a number, such as {{"{name}": 0.5}}'
+        ) from None
+
+
+def _check_size(model: nn.Module, fleet: Fleet) -> None:
+    found, expected = parameters_of(model).size, fleet.parameters.shape[1]
+    if found != expected:
+        raise BadModel(
+            f"node {fleet.nodes[0]}: found a model of {found} parameters, expected {expected} as "
+            "the first node's: all nodes have models of one shape"
+        )
 
 
 def seed_generators(seed: int, node: int, round: int) -> None:

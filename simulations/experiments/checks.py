@@ -12,6 +12,9 @@ from weft.simulations.experiments.timing import check_time, forecast_of
 from weft.simulations.learning.registry import fits
 from weft.simulations.learning.traffic import Traffic, all_reduce
 
+MOST_NUMBERS = 2**32
+"""Of all nodes of the engine `gossip`: some 100 GB while they are mixed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
@@ -92,9 +95,19 @@ def final_traffic(cell: Cell, size: int) -> Traffic:
     return all_reduce(cell.settings.task.nodes, size)
 
 
+def _check_memory(cell: Cell) -> None:
+    nodes, vector = cell.settings.task.nodes, cell.settings.gossip.vector
+    if cell.settings.experiment.engine == "gossip" and nodes * vector > MOST_NUMBERS:
+        raise BadExperiment(
+            f"gossip.vector: found {vector} numbers on each of {nodes} nodes, expected at most "
+            f"{MOST_NUMBERS} in all; take fewer: what they converge to does not depend on it"
+        )
+
+
 def _checked(cell: Cell, known: dict[str, int]) -> int:
     """The size of a cell's model; `known` has those of the tasks that were looked at."""
     engine_of(cell)
+    _check_memory(cell)
     schedule = schedule_of(cell)
     schedule.check()
     fits(rule_of(cell), schedule)

@@ -46,10 +46,7 @@ class Record:
 
     def text(self) -> str:
         """As JSON, byte by byte the same for the same record."""
-        document = asdict(self) | {
-            "settings": _written(self.settings),
-            "moments": [_plain(moment) for moment in self.moments],
-        }
+        document = asdict(self) | {"moments": [_plain(moment) for moment in self.moments]}
         return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
@@ -160,15 +157,6 @@ def _reached(path: Path) -> Iterator[None]:
         if error.errno not in REFUSALS:
             raise
         raise BadPath(f"{error.filename or path}: {error.strerror}; give another folder") from error
-
-
-def _written(value: Any) -> Any:
-    """With the word for what JSON has no number for, such as a node that is away for ever."""
-    if isinstance(value, Mapping):
-        return {key: _written(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_written(each) for each in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(moment: Moment) -> dict[str, Any]:

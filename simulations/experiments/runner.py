@@ -5,7 +5,9 @@ from contextlib import contextmanager
 
 import torch
 
-from weft.simulations.errors import Diverged
+from weft.errors import InvalidInput
+from weft.simulations.engines.blocks import Blocks
+from weft.simulations.errors import BadExperiment, Diverged
 from weft.simulations.experiments.build import build
 from weft.simulations.experiments.cells import Cell, Experiment
 from weft.simulations.experiments.host import ALONE, Host
@@ -40,12 +42,16 @@ def run(
     Of several ranks the first one keeps them.
 
     Raises:
+        BadExperiment: a device or ranks that are not here, before the first cell.
         Diverged: training left something that is not finite, and the cell does not
             say that this is to be recorded; names the cell, the node and the round.
         WeftError: whatever else a study meets.
     """
     for cell in cells:
-        record = perform(cell, watch, host)
+        _check_host(cell, host)
+    for cell in cells:
+        with _noted(cell):
+            record = perform(cell, watch, host)
         if host.leads:
             folder.save(record)
 
@@ -78,6 +84,32 @@ def perform(cell: Cell, watch: Watch = lambda cell, moment: None, host: Host = A
         moments=moments,
         diverged=diverged,
     )
+
+
+def _check_host(cell: Cell, host: Host) -> None:
+    """Refuse a cell that could be run elsewhere."""
+    settings, meeting = cell.settings.experiment, host.meeting
+    try:
+        if meeting is not None:
+            Blocks(nodes=cell.settings.task.nodes, ranks=meeting.size)
+        elif settings.device == "cuda" and not torch.cuda.is_available():
+            raise BadExperiment(
+                "experiment.device: found 'cuda' and no CUDA device here, expected cpu"
+            )
+    except InvalidInput as error:
+        raise BadExperiment(f"{cell.title}: {error}") from error
+
+
+@contextmanager
+def _noted(cell: Cell) -> Iterator[None]:
+    """Let an error say which cell it ended, where it does not itself: a note at its end."""
+    try:
+        yield
+    except Diverged:
+        raise
+    except Exception as error:
+        error.add_note(f"in {cell.title}")
+        raise
 
 
 def evaluation(rounds: int, every: int) -> Callable[[int], bool]:

@@ -1,7 +1,9 @@
 """The wall-clock of a cell, on machines and links that its section `[time]` describes."""
 
+from weft.errors import InvalidInput
 from weft.simulations.clock.forecasts import forecast
 from weft.simulations.clock.outcome import Forecast
+from weft.simulations.clock.presence import Presence
 from weft.simulations.clock.quantities import byte_count
 from weft.simulations.clock.written import machines_and_links
 from weft.simulations.errors import BadExperiment
@@ -26,24 +28,28 @@ def forecast_of(cell: Cell, size: int) -> Forecast | None:
         knows how those would be sent.
 
     Raises:
-        InvalidInput: machines or links that cannot be; a run that would never end.
+        InvalidInput: machines or links that cannot be.
+        BadExperiment: a run that would never end; names the cell.
     """
     section = cell.settings.time
     schedule = schedule_of(cell)
     if section is None or not _sends_models(cell, schedule, size):
         return None
     machines, links = machines_and_links(section.machines_and_links, cell.folder)
-    return forecast(
-        schedule,
-        machines,
-        links,
-        steps_seconds=_round_seconds(cell, section),
-        model_bytes=FLOAT32 * size if section.model_bytes is None else section.model_bytes,
-        policy=section.policy,
-        deadline_s=section.deadline_s,
-        final=cell.settings.experiment.final_merge,
-        seed=cell.settings.experiment.seed,
-    )
+    try:
+        return forecast(
+            schedule,
+            machines,
+            links,
+            steps_seconds=_round_seconds(cell, section),
+            model_bytes=FLOAT32 * size if section.model_bytes is None else section.model_bytes,
+            policy=section.policy,
+            deadline_s=section.deadline_s,
+            final=cell.settings.experiment.final_merge,
+            seed=cell.settings.experiment.seed,
+        )
+    except InvalidInput as error:
+        raise BadExperiment(f"{cell.title}: time: {error}") from error
 
 
 def check_time(cell: Cell) -> None:
@@ -62,6 +68,7 @@ def check_time(cell: Cell) -> None:
     machines, links = machines_and_links(section.machines_and_links, cell.folder)
     machines.factors(cell.settings.task.nodes, cell.settings.experiment.seed)
     links.laid(cell.settings.task.nodes, cell.settings.experiment.seed)
+    Presence(cell.settings.task.nodes, machines.absences, links.partitions)
 
 
 def _round_seconds(cell: Cell, section: TimeSection) -> float:

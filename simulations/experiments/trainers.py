@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 
+from weft.errors import TrainingFailed, WeftError
 from weft.node.trainer import Trainer, load_trainer
 from weft.simulations.errors import BadExperiment
 from weft.simulations.experiments.cells import Cell
@@ -68,6 +69,7 @@ def own_trainer(cell: Cell, node: int) -> Trainer:
     Raises:
         BadExperiment: no option depends on the node, so that all would train alike.
         BadTrainer: the trainer cannot be loaded.
+        TrainingFailed: its constructor failed; says how, and for which node.
     """
     task = cell.settings.task
     values = {"node": node, "nodes": task.nodes, "seed": cell.settings.experiment.seed}
@@ -77,7 +79,15 @@ def own_trainer(cell: Cell, node: int) -> Trainer:
             ' alike; give one such as node = "{node}" or path = "part-{node}.npz"'
         )
     options = {key: _filled(value, values) for key, value in task.options.items()}
-    return load_trainer(str(task.trainer), options, cell.folder)
+    try:
+        return load_trainer(str(task.trainer), options, cell.folder)
+    except WeftError:
+        raise
+    except Exception as error:
+        raise TrainingFailed(
+            f"trainer {task.trainer!r}, node {node}: its constructor failed: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

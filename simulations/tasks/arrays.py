@@ -23,6 +23,8 @@ from weft.simulations.errors import BadData
 Inputs: TypeAlias = NDArray[np.float32]
 Labels: TypeAlias = NDArray[np.int64]
 
+MOST_CLASSES = 1_000_000
+
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -136,8 +138,13 @@ def _labels(labels: NDArray[np.generic], where: str) -> Labels:
             f"{where}: {labels.dtype} of shape {labels.shape}; "
             "expected whole numbers, one an example"
         )
-    if int(labels.min()) < 0:
-        raise BadData(f"{where}: class {int(labels.min())}; classes start at 0")
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0:
+        raise BadData(f"{where}: class {least}; classes start at 0")
+    if most >= MOST_CLASSES:
+        raise BadData(
+            f"{where}: class {most}; expected below {MOST_CLASSES}: number classes from 0 on"
+        )
     return labels.astype(np.int64)
 
 
@@ -147,7 +154,10 @@ def _inputs(inputs: NDArray[np.generic], where: str) -> Inputs:
             f"{where}: {inputs.dtype} of shape {inputs.shape}; expected numbers of shape "
             "(n, features), (n, height, width) or (n, height, width, channels)"
         )
-    numbers = inputs.astype(np.float32)
+    if 0 in inputs.shape[1:]:
+        raise BadData(f"{where}: examples of shape {inputs.shape[1:]}; expected some numbers each")
+    with np.errstate(over="ignore"):
+        numbers = inputs.astype(np.float32)
     if not np.isfinite(numbers).all():
-        raise BadData(f"{where}: holds NaN or infinity")
+        raise BadData(f"{where}: holds NaN or infinity, as float32")
     return numbers

@@ -96,3 +96,14 @@ def test_traceback_only_with_debug(capsys: pytest.CaptureFixture[str]) -> None:
 def test_codes_of_commands_pass_through() -> None:
     assert run_command(lambda: None) == 0
     assert run_command(lambda: 3) == 3
+
+
+def test_notes_are_part_of_the_line() -> None:
+    error = ValueError("two\nlines")
+    error.add_note("while node 1 trained in round 2")
+    assert describe(error) == (
+        "ValueError: two; lines, while node 1 trained in round 2 (--debug shows the traceback)"
+    )
+    silent = TrainingFailed("")
+    silent.add_note("in cell 3")
+    assert describe(silent) == "in cell 3"

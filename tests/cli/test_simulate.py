@@ -250,3 +250,40 @@ def test_a_process_that_is_stopped_can_go_on(tmp_path: Path, number: signal.Sign
     assert len(before) == 2
     assert main(["simulate", str(file), "--out", str(out), "--set", "experiment.rounds=3"]) == 0
     assert {path: path.stat().st_mtime_ns for path in out.glob("cells/*.json")} == before
+
+
+LOUD = """
+import os
+import torch
+print("imported")
+class Loud:
+    def __init__(self, node): print("made", node)
+    def model(self): return torch.nn.Linear(2, 2)
+    def train(self, model, round):
+        print("trains", flush=True)
+        os.write(1, b"below python")
+        return {"loss": 1.0}
+    def evaluate(self, model): return {"accuracy": 0.5}
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(240)
+def test_what_a_trainer_prints_is_not_in_the_document(tmp_path: Path) -> None:
+    """Neither what it prints here, nor what it prints in a worker."""
+    (tmp_path / "loud.py").write_text(LOUD)
+    command = [sys.executable, "-m", "weft.cli", "simulate", "-n", "2", "--rounds", "1", "--json"]
+    command += ["--set", "task.trainer=loud:Loud", "--set", 'task.options.node="{node}"']
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["name"] == "simulation"
+    for said in ("imported", "made 1", "trains", "below python"):
+        assert said in done.stderr

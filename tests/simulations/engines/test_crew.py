@@ -1,11 +1,13 @@
 """Running statistics of nodes one by one: who measures, and what is not finite."""
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from weft.node.errors import BadTrainer
 from weft.node.trainer import Trainer
 from weft.simulations.engines.batch_norms import PooledMoments, watching
 from weft.simulations.engines.crew import Looped
@@ -84,3 +86,36 @@ def test_a_layer_that_is_called_twice_pools_by_what_each_call_saw() -> None:
     both = torch.cat([large, small])
     assert statistics["running_mean"].item() == pytest.approx(both.mean().item())
     assert statistics["running_var"].item() == pytest.approx(both.var().item())
+
+
+class Says(Plain):
+    """A trainer that tells what it is told to."""
+
+    def __init__(self, trained: Any, measured: Any) -> None:
+        self.trained, self.measured = trained, measured
+
+    def train(self, model: nn.Module, round: int) -> dict[str, float]:
+        return cast(dict[str, float], self.trained)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        return cast(dict[str, float], self.measured)
+
+
+@pytest.mark.parametrize("told", [None, 0.3, {"accuracy": "high"}, {"auc": 1.0}])
+def test_what_is_no_accuracy_is_the_trainers_mistake(told: Any) -> None:
+    with pytest.raises(BadTrainer, match=r"Says.evaluate gave .*such as {\"accuracy\": 0.5}"):
+        looped([Says({}, told)]).evaluate()
+
+
+def test_what_is_no_loss_is_the_trainers_mistake() -> None:
+    with pytest.raises(BadTrainer, match=r"Says.train gave None") as caught:
+        looped([Plain(), Says(None, {})]).train(3)
+    assert caught.value.__notes__ == ["while node 1 trained in round 3"]
+    assert looped([Says({}, {})]).train(0).isnan().all(), "none need be told"
+    assert looped([Says({"loss": torch.tensor(0.5)}, {})]).train(0).item() == 0.5
+
+
+def test_nodes_have_models_of_one_size() -> None:
+    fleet = Fleet.alike(nn.Linear(2, 2), range(4, 6))
+    with pytest.raises(BadModel, match="node 4: found a model of 10 parameters, expected 6"):
+        Looped(fleet, [Plain(), Plain()], 0)

@@ -55,7 +55,7 @@ def test_small_studies_stay_in_this_process_with_the_same_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     here = perform(cell())
-    monkeypatch.setattr(build, "SMALL", 0)
+    monkeypatch.setattr(engines, "SMALL", 0)
     assert perform(cell()).moments == here.moments
 
 

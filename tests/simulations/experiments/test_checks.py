@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.simulations.experiments.documents import read, silent, tiny
+from weft.errors import TrainingFailed
 from weft.simulations.errors import BadExperiment
 from weft.simulations.experiments.checks import check, plan
 from weft.simulations.experiments.runner import perform
@@ -33,6 +34,15 @@ P = 9610
         ({"task": {"lr": -1.0}}, "lr = -1.0"),
         ({"topology": {"graph": "rign"}}, "did you mean 'ring'"),
         ({"topology": {"options": {"q": 1}}}, "option 'q' is not known"),
+        ({"time": {"up_mbit": (1, 2)}}, "up_mbit: found a list of 2 figures for 3 nodes"),
+        (
+            {"time": {"absences": [{"node": 3, "from_s": 0, "to_s": 1}]}},
+            "absence: found node 3, expected 0 to 2",
+        ),
+        (
+            {"time": {"partitions": [{"groups": [["a"]], "from_s": 0, "to_s": 1}]}},
+            "partition: found node 'a', expected 0 to 2",
+        ),
         ({"schedule": {"name": "evry"}}, "did you mean 'every'"),
         ({"learning": {"rule": "gosip"}}, "did you mean 'gossip'"),
         ({"learning": {"rule": "diloco"}}, "rule diloco: graph ring.*expected all with"),
@@ -82,3 +92,45 @@ def test_what_is_planned_is_what_moves(graph: str, schedule: dict[str, Any], mer
     last = 2 * 5 if merges else 0
     assert planned.messages == sum(moment.messages for moment in moments) + last
     assert planned.bytes == sum(moment.bytes for moment in moments) + last * 4_000_000
+
+
+def test_more_numbers_than_a_machine_holds_are_refused() -> None:
+    with pytest.raises(BadExperiment, match=r"gossip.vector: found 10000000000 numbers on each"):
+        check(read(silent(gossip={"vector": 10**10})))
+
+
+def test_a_run_that_never_ends_is_refused_with_its_cell() -> None:
+    away = {"absences": [{"node": 1, "from_s": 0, "to_s": float("inf")}]}
+    experiment = read(silent(time=away))
+    with pytest.raises(BadExperiment, match=r"^cell .*: time: after .* s nothing happens any more"):
+        list(plan(experiment, check(experiment)))
+
+
+def test_a_model_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(ODD)
+    with pytest.raises(BadExperiment, match=r"Empty.model gave NoneType; expected a torch module"):
+        check(read(own("odd:Empty"), tmp_path))
+
+
+def test_a_constructor_that_fails_is_named(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(ODD)
+    with pytest.raises(
+        TrainingFailed, match=r"'odd:Broken', node 0: .*failed: ValueError: no data"
+    ):
+        check(read(own("odd:Broken"), tmp_path))
+
+
+ODD = """
+class Empty:
+    def __init__(self, node): self.node = node
+    def model(self): return None
+    def train(self, model, round): return {}
+    def evaluate(self, model): return {"accuracy": 1.0}
+class Broken(Empty):
+    def __init__(self, node): raise ValueError("no data")
+"""
+
+
+def own(trainer: str) -> dict[str, Any]:
+    options = {"node": "{node}"}
+    return tiny() | {"task": {"nodes": 2, "trainer": trainer, "options": options}}

@@ -10,6 +10,7 @@ from weft.errors import InvalidInput
 from weft.simulations.errors import BadExperiment
 from weft.simulations.experiments.cells import Cell
 from weft.simulations.experiments.reading import load_experiment
+from weft.simulations.experiments.runner import perform
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 
@@ -139,3 +140,27 @@ def test_the_files_of_the_house_can_be_read(path: Path, tmp_path: Path) -> None:
     experiment = load_experiment(path)
     assert experiment.name == path.stem
     assert len(experiment.cells) > 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"task": {"decay": float("nan")}}, "task.decay: expected a finite number, found nan"),
+        ({"task": {"decay": -1.0}}, "task.decay: expected greater than or equal to 0"),
+        ({"learning": {"options": {"gamma": float("inf")}}}, "a finite number or .*, found inf"),
+        ({"time": {"step_seconds": float("inf")}}, "time.step_seconds: expected a finite number"),
+        ({"time": {"model_bytes": True}}, "time.model_bytes: expected a valid number or"),
+        ({"experiment": {"seeds": 2**63}}, "experiment.seeds: expected less than or equal to 9"),
+        ({"experiment": {"threads": 100_000}}, "experiment.threads: expected less than or equal"),
+        ({"task": 3}, "task: expected a table, found 3"),
+        ({"arm": []}, "arm: found no tables"),
+        ({"arm": [{"name": "two\nlines"}]}, r"arm 'two\\nlines': found no printable name"),
+    ],
+)
+def test_what_a_study_could_not_take_is_refused_first(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        read(silent() | changed if "arm" in changed or changed == {"task": 3} else tiny(**changed))
+
+
+def test_the_largest_seed_trains() -> None:
+    assert perform(only(tiny(experiment={"seeds": 2**63 - 1}))).moments

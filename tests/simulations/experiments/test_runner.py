@@ -4,11 +4,15 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Never
 
 import pytest
+import torch
 
 from tests.simulations.experiments.documents import Document, read, silent, tiny
+from weft.checkpoints.errors import BadPath
 from weft.simulations.errors import BadExperiment, Diverged, OtherExperiment
+from weft.simulations.experiments import runner
 from weft.simulations.experiments.checks import check
 from weft.simulations.experiments.records import Record, ResultsFolder
 from weft.simulations.experiments.results import CELLS_TABLE, ROUNDS, SUMMARY, write_results
@@ -106,6 +110,58 @@ def test_a_folder_belongs_to_one_experiment(tmp_path: Path) -> None:
     (tmp_path / "precious" / "experiment.json").write_text("{}")
     with pytest.raises(OtherExperiment, match="not what an experiment wrote"):
         ResultsFolder(tmp_path / "precious").claim("one")
+
+
+def test_a_claim_that_was_cut_short_can_be_made_again(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "out")
+    folder.claim("silent")
+    (folder.path / "cells").rmdir()
+    folder.claim("silent")
+    folder.save(perform(read(silent()).cells[0]))
+
+
+def test_a_folder_that_cannot_be_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "at all")
+    for name, said in (("link", "File exists"), ("x" * 300, "File name too long")):
+        with pytest.raises(BadPath, match=f"{said}; give another folder"):
+            ResultsFolder(tmp_path / name).claim("one")
+
+
+def test_the_record_of_another_cell_is_none(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "out")
+    folder.claim("silent")
+    record = perform(read(silent()).cells[0])
+    (folder.path / "cells" / "0.json").write_text(record.text())
+    with pytest.raises(BadExperiment, match=f"it is the cell {record.cell}.; remove it"):
+        folder.load("0")
+    path = folder.path / "cells" / f"{record.cell}.json"
+    path.write_text(record.text().replace('"drift": ', '"drift": "none", "was": '))
+    with pytest.raises(BadExperiment, match=r"drift is 'none'.; remove it"):
+        folder.load(record.cell)
+
+
+def test_a_device_that_is_not_here_is_refused_before_the_first_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    here = read(tiny(experiment={"engine": "stacked"})).cells
+    there = read(tiny(experiment={"engine": "stacked", "device": "cuda"})).cells
+    folder = ResultsFolder(tmp_path / "out")
+    folder.claim("tiny")
+    with pytest.raises(BadExperiment, match=r"^cell .*: experiment.device: .* no CUDA device here"):
+        run([*here, *there], folder)
+    assert not list((folder.path / "cells").iterdir())
+
+
+def test_an_error_says_which_cell_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> Never:
+        raise RuntimeError("own")
+
+    monkeypatch.setattr(runner, "build", failing)
+    cell = read(silent()).cells[0]
+    with pytest.raises(RuntimeError) as caught:
+        run([cell], ResultsFolder(tmp_path / "out"))
+    assert caught.value.__notes__ == [f"in {cell.title}"]
 
 
 def test_a_kept_cell_is_read_as_it_was_written(tmp_path: Path) -> None:

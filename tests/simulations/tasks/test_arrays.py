@@ -78,6 +78,9 @@ WRONG: list[tuple[str, Arrays, str]] = [
     ("inputs_1d", {"x_train": np.zeros(20), "x_test": np.zeros(6)}, "expected numbers of shape"),
     ("inputs_text", {"x_train": np.full((20, 4, 4), "a")}, "expected numbers of shape"),
     ("inputs_nan", {"x_train": np.full((20, 4, 4), np.nan)}, "NaN or infinity"),
+    ("inputs_beyond", {"x_train": np.full((20, 4, 4), 1e300)}, "NaN or infinity, as float32"),
+    ("inputs_none", {"x_train": np.zeros((20, 0)), "x_test": np.zeros((6, 0))}, "some numbers"),
+    ("labels_no_count", {"y_train": np.full(20, 10**12)}, "class 1000000000000; expected below"),
     ("empty", {"y_train": np.zeros(0, dtype=int)}, "expected whole numbers"),
 ]
 
