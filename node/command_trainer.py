@@ -32,17 +32,15 @@ from typing import Final
 import structlog
 
 from weft.node.child_processes import obituary, output_to
-from weft.node.errors import BadTrainer, NoInitialModel, NoModule, TrainerDied, TrainerStopped
+from weft.node.errors import BadTrainer, TrainerDied, TrainerStopped
 from weft.node.external_results import read_metrics, remove, take_result
 from weft.node.trainer import Metrics
 from weft.node.training_messages import (
-    AlignRequest,
-    AlignResult,
     TrainerFacts,
     TrainRequest,
     TrainResult,
-    UnitFacts,
 )
+from weft.node.without_module import WithoutModule
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +57,7 @@ TRAIN_FIELDS: Final = (
 EVALUATE_FIELDS: Final = ("checkpoint_in", "metrics_out")
 
 
-class CommandTrainer:
+class CommandTrainer(WithoutModule):
     """A `TrainerBackend` that runs a command a round.
 
     Args:
@@ -88,6 +86,7 @@ class CommandTrainer:
     ) -> None:
         self._folder = folder
         self._train = _words(command, TRAIN_FIELDS, ("checkpoint_in", "checkpoint_out"), folder)
+        super().__init__(f"the training command {self._train[0]!r}")
         self._evaluate = None
         if evaluate_command is not None:
             self._evaluate = _words(evaluate_command, EVALUATE_FIELDS, EVALUATE_FIELDS, folder)
@@ -136,35 +135,6 @@ class CommandTrainer:
                 return read_metrics(metrics, when)
             finally:
                 await asyncio.to_thread(remove, scratch)
-
-    async def calibrate(self, model: Path, moments_out: Path) -> bool:
-        """See `TrainerBackend`: a command has no calibration data to give."""
-        return False
-
-    async def re_estimate(self, model_in: Path, model_out: Path) -> bool:
-        """See `TrainerBackend`: a command has no calibration data to give."""
-        return False
-
-    async def units(self) -> UnitFacts:
-        """See `TrainerBackend`: there is no module here to trace."""
-        raise self._no_module()
-
-    async def align(self, request: AlignRequest) -> AlignResult:
-        """See `TrainerBackend`: there is no module here to trace."""
-        raise self._no_module()
-
-    def _no_module(self) -> NoModule:
-        return NoModule(
-            f"the training command {self._train[0]!r} has no module whose units could be "
-            "aligned; train with a class, or create the run with merge.align = 'none'"
-        )
-
-    async def initial_model(self, path: Path, seed: int) -> None:
-        """See `TrainerBackend`."""
-        raise NoInitialModel(
-            f"the training command {self._train[0]!r} cannot make a first model; "
-            "create the run with a base checkpoint"
-        )
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """See `TrainerBackend`; the command itself was given its grace when built."""

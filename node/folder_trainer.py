@@ -26,24 +26,22 @@ from blake3 import blake3
 from weft.checkpoints.disk import sync_folder, write_bytes
 from weft.errors import TrainingFailed
 from weft.node.child_processes import last_line
-from weft.node.errors import NoInitialModel, NoModule, TrainerSilent, TrainerStopped
+from weft.node.errors import TrainerSilent, TrainerStopped
 from weft.node.external_results import read_metrics, take_result
 from weft.node.trainer import Metrics
 from weft.node.training_messages import (
-    AlignRequest,
-    AlignResult,
     TrainerFacts,
     TrainRequest,
     TrainResult,
-    UnitFacts,
 )
+from weft.node.without_module import WithoutModule
 
 log = structlog.get_logger(__name__)
 
 _REMIND_S: Final = 60.0
 
 
-class FolderTrainer:
+class FolderTrainer(WithoutModule):
     """A `TrainerBackend` that hands rounds over in folders.
 
     Args:
@@ -61,6 +59,7 @@ class FolderTrainer:
         timeout_s: float | None = None,
         poll_s: float = 0.5,
     ) -> None:
+        super().__init__(f"the training folder {folder}")
         self._in, self._out = folder / "in", folder / "out"
         self._data_size = data_size
         self._timeout_s, self._poll_s = timeout_s, poll_s
@@ -94,35 +93,6 @@ class FolderTrainer:
     async def evaluate(self, model: Path) -> Metrics | None:
         """See `TrainerBackend`: folders measure nothing but what `done.json` says."""
         return None
-
-    async def calibrate(self, model: Path, moments_out: Path) -> bool:
-        """See `TrainerBackend`: folders have no calibration data to give."""
-        return False
-
-    async def re_estimate(self, model_in: Path, model_out: Path) -> bool:
-        """See `TrainerBackend`: folders have no calibration data to give."""
-        return False
-
-    async def units(self) -> UnitFacts:
-        """See `TrainerBackend`: there is no module here to trace."""
-        raise self._no_module()
-
-    async def align(self, request: AlignRequest) -> AlignResult:
-        """See `TrainerBackend`: there is no module here to trace."""
-        raise self._no_module()
-
-    def _no_module(self) -> NoModule:
-        return NoModule(
-            f"the training folder {self._in.parent} has no module whose units could be "
-            "aligned; train with a class, or create the run with merge.align = 'none'"
-        )
-
-    async def initial_model(self, path: Path, seed: int) -> None:
-        """See `TrainerBackend`."""
-        raise NoInitialModel(
-            f"the training folder {self._in.parent} cannot make a first model; "
-            "create the run with a base checkpoint"
-        )
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """See `TrainerBackend`; what was handed over stays, for the next start."""
