@@ -24,6 +24,7 @@ from weft.simulations.experiments.host import Host
 from weft.simulations.experiments.settings import EngineName
 from weft.simulations.experiments.starts import fleet_of
 from weft.simulations.experiments.trainers import (
+    DealtTrainers,
     OwnTrainers,
     task_options,
     trainer,
@@ -86,9 +87,9 @@ def _local(cell: Cell, schedule: Schedule, rule: Rule, host: Host) -> Built:
         )
         return _built(cell, alone, schedule, rule)
     build_of = (
-        OwnTrainers(cell)
-        if task.trainer
-        else SharedTrainers.of(task_options(cell), task_options(cell).dealt())
+        SharedTrainers.of(made_by.options, made_by.task)
+        if isinstance(made_by, DealtTrainers)
+        else OwnTrainers(cell)
     )
     workers = cell.settings.experiment.workers
     crew = Workers(fleet, build_of, seed, workers=workers, stack=stack)

@@ -10,6 +10,7 @@ from weft.simulations.errors import BadExperiment
 from weft.simulations.experiments.cells import Cell
 from weft.simulations.experiments.settings import Scalar
 from weft.simulations.references import TaskOptions
+from weft.simulations.tasks.dealt import DealtTask
 
 PLACEHOLDERS = ("node", "nodes", "seed")
 
@@ -44,8 +45,19 @@ def trainer_source(cell: Cell) -> Callable[[int], Trainer]:
     if cell.settings.task.trainer is not None:
         return partial(own_trainer, cell)
     options = task_options(cell)
-    dealt = options.dealt()
-    return lambda node: options.trainer(node, dealt)
+    return DealtTrainers(options, options.dealt())
+
+
+@dataclass(frozen=True, slots=True)
+class DealtTrainers:
+    """Makes the built-in trainers on one task that was dealt out once."""
+
+    options: TaskOptions
+    task: DealtTask
+
+    def __call__(self, node: int) -> Trainer:
+        """The trainer of a node."""
+        return self.options.trainer(node, self.task)
 
 
 def trainer(cell: Cell, node: int) -> Trainer:
