@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 
 from tests.simulations.demo.stories import outcome
+from tests.simulations.rehearsal import rehearse
 from weft.cli import demo_starts
 from weft.cli.__main__ import main
 from weft.cli.demo import _summary
@@ -25,7 +26,6 @@ from weft.simulations.demo.operator import Progress
 from weft.simulations.demo.settings import DemoFolder, DemoSettings
 from weft.simulations.demo.starts import COMPARED, Ending
 from weft.simulations.references import TaskOptions, accuracy
-from weft.simulations.rehearsal import rehearse
 from weft.topology.schedules import ScheduleParams
 
 SETTINGS = DemoSettings(nodes=2, rounds=5, task=TaskOptions(nodes=2))

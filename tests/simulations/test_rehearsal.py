@@ -4,8 +4,8 @@ import statistics
 
 import pytest
 
+from tests.simulations.rehearsal import rehearse
 from weft.simulations.references import TaskOptions, central, local_only
-from weft.simulations.rehearsal import rehearse
 from weft.topology.schedules import ScheduleParams
 
 RING = ScheduleParams(graph="ring", weights="metropolis")

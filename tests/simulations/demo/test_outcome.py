@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.simulations.demo.stories import ONE, TWO, outcome, story
+from tests.simulations.rehearsal import rehearse
 from weft.simulations.demo.outcome import (
     Happened,
     Story,
@@ -18,7 +19,6 @@ from weft.simulations.demo.outcome import (
 )
 from weft.simulations.demo.settings import DemoSettings
 from weft.simulations.references import TaskOptions, initial_model
-from weft.simulations.rehearsal import rehearse
 from weft.topology.schedules import ScheduleParams
 
 
