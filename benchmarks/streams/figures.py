@@ -14,13 +14,25 @@ mpl.use("Agg")
 
 
 def draw(outcomes: Sequence[Outcome], folder: Path) -> list[Path]:
-    """Bars of final means, one picture a stream, and the matrices of the first order."""
+    """Bars of final means, and the first order's runs that were scored on the way.
+
+    One picture of each kind a stream; none of the second where no run was.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     found: list[Path] = []
     for outcome in outcomes:
         found.append(_bars(outcome, folder / f"{outcome.stream}-accuracy.png"))
-        found.append(_matrices(outcome, folder / f"{outcome.stream}-matrices.png"))
+        if runs := _followed(outcome):
+            found.append(_matrices(outcome.stream, runs, folder))
     return found
+
+
+def _followed(outcome: Outcome) -> list[Run]:
+    return [
+        run
+        for run in outcome.runs
+        if run.seed == outcome.seeds[0] and run.place == 0 and len(run.matrix) > 1
+    ]
 
 
 def _bars(outcome: Outcome, path: Path) -> Path:
@@ -38,12 +50,8 @@ def _bars(outcome: Outcome, path: Path) -> Path:
     return path
 
 
-def _matrices(outcome: Outcome, path: Path) -> Path:
-    runs = [
-        run
-        for run in outcome.runs
-        if run.seed == outcome.seeds[0] and run.place == 0 and len(run.matrix) > 1
-    ]
+def _matrices(stream: str, runs: Sequence[Run], folder: Path) -> Path:
+    path = folder / f"{stream}-matrices.png"
     columns = min(len(runs), 4)
     lines = -(-len(runs) // columns)
     figure, grid = pyplot.subplots(
@@ -53,7 +61,7 @@ def _matrices(outcome: Outcome, path: Path) -> Path:
         axes.axis("off")
     for axes, run in zip(grid.flat, runs, strict=False):
         _heat(axes, run)
-    figure.suptitle(f"{outcome.stream}: accuracy on each task (across) after each arrival (down)")
+    figure.suptitle(f"{stream}: accuracy on each task (across) after each arrival (down)")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
     return path
