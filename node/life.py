@@ -11,6 +11,20 @@ from typing import Final
 import structlog
 
 from weft.node.board import Board
+from weft.node.due import (
+    Agree,
+    Begin,
+    Collect,
+    Evaluate,
+    Merge,
+    Publish,
+    RoundsDone,
+    Start,
+    Step,
+    Stop,
+    Train,
+    Wait,
+)
 from weft.node.entries import Entry, Evaluated, PlanHeld, from_document, to_document
 from weft.node.errors import JournalBusy
 from weft.node.global_merge import (
@@ -27,21 +41,7 @@ from weft.node.journal import EntryLog
 from weft.node.ledger import KIND as LEDGER
 from weft.node.metrics import NodeMetrics
 from weft.node.round_steps import RoundSteps
-from weft.node.rounds import (
-    Agree,
-    Begin,
-    Collect,
-    Evaluate,
-    Merge,
-    Publish,
-    RoundMachine,
-    RoundsDone,
-    Start,
-    Step,
-    Stop,
-    Train,
-    Wait,
-)
+from weft.node.rounds import RoundMachine
 from weft.protocol.run import Plan, RunState
 
 log = structlog.get_logger(__name__)

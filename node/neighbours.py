@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from weft.node.rounds import Edges
+from weft.node.due import Edges
 from weft.protocol.run import Epoch, NodeId, Plan, RunSpec
 from weft.protocol.scheduling import schedule_for
 from weft.topology.schedules import Schedule

@@ -14,6 +14,7 @@ from blake3 import blake3
 
 from weft.checkpoints.reader import read_schema
 from weft.node.collector import Arrived, Collector, Missed, Peers
+from weft.node.due import Agree, Begin, Collect, Evaluate, Merge, Publish, Start, Train
 from weft.node.entries import (
     Chosen,
     Evaluated,
@@ -31,17 +32,7 @@ from weft.node.merging import Merging, Weighted
 from weft.node.metrics import NodeMetrics
 from weft.node.own_stream import OwnStream
 from weft.node.pooled_statistics import has_statistics
-from weft.node.rounds import (
-    Agree,
-    Begin,
-    Collect,
-    Evaluate,
-    Merge,
-    Publish,
-    RoundMachine,
-    Start,
-    Train,
-)
+from weft.node.rounds import RoundMachine
 from weft.node.training import TrainerBackend, TrainRequest
 from weft.node.workspace import Workspace
 from weft.protocol.run import Digest, NodeId, RunSpec, members_digest

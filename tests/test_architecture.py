@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "coordinator.membership",
         "errors",
         "node.calibration",
+        "node.due",
         "node.entries",
         "node.errors",
         "node.global_merge",
@@ -49,6 +50,7 @@ SANS_IO = CLOCKS_AND_CHANCE | DISK | SOCKETS
 MUST_NOT_IMPORT: list[tuple[str, set[str]]] = [
     ("merging/*", PURE),
     ("topology/*", PURE),
+    ("node/due.py", SANS_IO),
     ("node/rounds.py", SANS_IO),
     ("node/global_merge.py", SANS_IO),
     ("coordinator/membership.py", SANS_IO),

@@ -3,6 +3,20 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from weft.node.due import (
+    Agree,
+    Begin,
+    Collect,
+    Evaluate,
+    Join,
+    Merge,
+    Publish,
+    RoundsDone,
+    Start,
+    Step,
+    Train,
+    Wait,
+)
 from weft.node.entries import (
     Announced,
     Chosen,
@@ -21,21 +35,7 @@ from weft.node.entries import (
     TrainingBegun,
 )
 from weft.node.global_merge import Announce, Finish, Fold, GlobalMerge, GlobalStep, Settle
-from weft.node.rounds import (
-    Agree,
-    Begin,
-    Collect,
-    Evaluate,
-    Join,
-    Merge,
-    Publish,
-    RoundMachine,
-    RoundsDone,
-    Start,
-    Step,
-    Train,
-    Wait,
-)
+from weft.node.rounds import RoundMachine
 from weft.protocol.run import Digest, NodeId, Phase
 from weft.simulations.clock.events import Action
 from weft.simulations.clock.roster import Roster

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from weft.node.due import Edges
 from weft.node.entries import PlanHeld
-from weft.node.rounds import Edges
 from weft.protocol.run import (
     Digest,
     Epoch,

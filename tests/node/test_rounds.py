@@ -4,6 +4,22 @@ from collections.abc import Callable
 
 import pytest
 
+from weft.node.due import (
+    Agree,
+    Begin,
+    Collect,
+    Edges,
+    Evaluate,
+    Join,
+    Merge,
+    Publish,
+    RoundsDone,
+    Start,
+    Step,
+    Stop,
+    Train,
+    Wait,
+)
 from weft.node.entries import (
     Chosen,
     Entry,
@@ -19,23 +35,7 @@ from weft.node.entries import (
     from_document,
     to_document,
 )
-from weft.node.rounds import (
-    Agree,
-    Begin,
-    Collect,
-    Edges,
-    Evaluate,
-    Join,
-    Merge,
-    Publish,
-    RoundMachine,
-    RoundsDone,
-    Start,
-    Step,
-    Stop,
-    Train,
-    Wait,
-)
+from weft.node.rounds import RoundMachine
 from weft.protocol.run import (
     Digest,
     Epoch,

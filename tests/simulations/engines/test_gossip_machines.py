@@ -9,6 +9,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from weft.node.due import (
+    Agree,
+    Begin,
+    Collect,
+    Evaluate,
+    Merge,
+    Publish,
+    RoundsDone,
+    Start,
+    Step,
+    Train,
+)
 from weft.node.entries import (
     Entry,
     Evaluated,
@@ -22,19 +34,7 @@ from weft.node.entries import (
     TrainingBegun,
 )
 from weft.node.neighbours import Neighbourhood
-from weft.node.rounds import (
-    Agree,
-    Begin,
-    Collect,
-    Evaluate,
-    Merge,
-    Publish,
-    RoundMachine,
-    RoundsDone,
-    Start,
-    Step,
-    Train,
-)
+from weft.node.rounds import RoundMachine
 from weft.protocol.run import (
     Digest,
     Epoch,
