@@ -29,7 +29,7 @@ from weft.node.continual.records import Contribution
 from weft.node.continual.spec import StreamSpec
 from weft.node.continual.stream import Stream
 from weft.node.entries import Chosen
-from weft.node.errors import NoBaseForStream
+from weft.node.errors import FolderInUse, JournalBusy, NoBaseForStream
 from weft.node.ledger import Parent
 from weft.protocol.run import Digest, NodeId, RunSpec
 
@@ -64,10 +64,10 @@ class OwnStream:
             CorruptArtifact: a contribution has rotted in the node's store.
             StreamCorrupt, JournalCorrupt: the stream's own files are damaged.
             DiskFull: no room; doing it again may work.
-            JournalBusy: another process holds the stream's journal; the same.
+            JournalBusy: another process holds the stream, or its journal; the same.
         """
         self._begin()
-        with Stream(self._folder) as stream:
+        with self._opened() as stream:
             for node in sorted(chosen.parents):
                 self._take(stream, node, chosen)
             stream.drain()
@@ -77,6 +77,12 @@ class OwnStream:
                 Parent(node=one.lineage, digest=one.digest, weight=one.weight) for one in each
             )
             return self._head(stream, chosen.parents[me]), members
+
+    def _opened(self) -> Stream:
+        try:
+            return Stream(self._folder)
+        except FolderInUse as error:  # whoever feeds it by hand will be done, or is to be told
+            raise JournalBusy(f"this node's own stream is held up: {error}") from error
 
     def _begin(self) -> None:
         if (self._folder / files.STREAM).exists():

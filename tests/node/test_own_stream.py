@@ -1,5 +1,6 @@
 """A node's own stream: the heads of a stream fed by hand, whatever the process is killed in."""
 
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -323,4 +324,17 @@ def test_a_journal_that_another_process_holds_is_busy_and_the_round_is_done_agai
             bench.absorb(1)
     monkeypatch.setattr(Journal, "append", append)
     other.close()
+    assert bench.absorb(1) == expected[1]
+
+
+def test_a_stream_that_another_process_works_on_is_waited_for(home: Path) -> None:
+    """Somebody adds to it by hand while the node wants to: the round is due again."""
+    whole, bench = Bench(home / "whole"), Bench(home / "held")
+    expected = [whole.absorb(round) for round in range(2)]
+    assert bench.absorb(0) == expected[0]
+    with (
+        Stream(home / "held" / "stream"),
+        pytest.raises(JournalBusy, match=rf"own stream is held up: .*\(pid {os.getpid()}\)"),
+    ):
+        bench.absorb(1)
     assert bench.absorb(1) == expected[1]
