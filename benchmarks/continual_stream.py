@@ -5,8 +5,8 @@
            [--choose] [--transfer] [--layers N] [--held N] [--joint] [--sequential N] [--long N]
            [--cache FOLDER] [--out FOLDER] [--json]
 
-Two streams, of eight and of nine tasks: a small vision transformer, pre-trained on one
-pack of images and fine-tuned on others, and a pretrained sentence encoder
+Two streams, of eight and of nine tasks: a small convolutional network, pre-trained on one
+pack of images (eight minutes, once) and fine-tuned on others, and a pretrained sentence encoder
 (all-MiniLM-L6-v2), fine-tuned on packs of texts. Each expert is fine-tuned from the base
 on one task; heads are made on the base and stay. Every row merges the experts in memory,
 one after another, by the same code that merges files; the merged model is scored on all

@@ -49,7 +49,7 @@ class Settings:
     batch: int = 16
     train: int = 1200
     held: int = 150
-    pretraining: int = 800
+    pretraining: int = 3000
     probe: int = 0
 
     @property
