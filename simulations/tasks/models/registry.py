@@ -15,7 +15,7 @@ from weft.simulations.errors import BadOption
 from weft.simulations.tasks.models.convolutional import cnn, vgg
 from weft.simulations.tasks.models.language import transformer
 from weft.simulations.tasks.models.perceptron import mlp
-from weft.simulations.tasks.models.residual import resnet20
+from weft.simulations.tasks.models.residual import resnet18, resnet20
 from weft.simulations.tasks.models.vision import vit_tiny
 
 Builder = Callable[..., nn.Module]
@@ -24,6 +24,7 @@ MODELS: dict[str, Builder] = {
     "mlp": mlp,
     "cnn": cnn,
     "resnet20": resnet20,
+    "resnet18": resnet18,
     "vgg": vgg,
     "vit_tiny": vit_tiny,
     "transformer": transformer,

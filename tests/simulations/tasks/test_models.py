@@ -35,6 +35,16 @@ def resnet(width: int, channels: int, classes: int) -> int:
     return first + stages + 4 * width * classes + classes
 
 
+def projecting(width: int, channels: int, classes: int) -> int:
+    """Of 18 layers: 9 w c, stages of w to 8w, projections into three."""
+    first = 9 * channels * width + 2 * width
+    stages = 9 * 4 * width**2 + 4 * 2 * width
+    for wide in (2 * width, 4 * width, 8 * width):
+        stages += 9 * (wide // 2 * wide + 3 * wide**2) + 4 * 2 * wide
+        stages += wide // 2 * wide + 2 * wide
+    return first + stages + 8 * width * classes + classes
+
+
 def vgg(width: int, channels: int, classes: int) -> int:
     widths = [channels, *(width * multiple for multiple in (1, 2, 4, 4, 8, 8, 8, 8))]
     convolutions = sum(9 * a * b for a, b in pairwise(widths))
@@ -54,6 +64,8 @@ def blocks(width: int, depth: int) -> int:
         ("cnn", GREY, {}, 9 * 16 + 32 + 9 * 16 * 32 + 64 + 32 * 16 * 10 + 10, 2),
         ("resnet20", COLOUR, {}, 269_722, 19),
         ("resnet20", GREY, {"width": 4}, resnet(4, 1, 10), 19),
+        ("resnet18", COLOUR, {}, 11_173_962, 20),
+        ("resnet18", GREY, {"width": 4}, projecting(4, 1, 10), 20),
         ("vgg", COLOUR, {"width": 8}, vgg(8, 3, 10), 8),
         ("vgg", (28, 28), {"width": 4}, vgg(4, 1, 10), 8),
         ("vit_tiny", COLOUR, {}, (16 * 3 + 1) * 64 + 64 * 64 + blocks(64, 4) + 65 * 10, 0),
@@ -77,6 +89,7 @@ def test_parameters_by_hand_and_outputs(
 
 def test_resnet_formula_is_the_known_count() -> None:
     assert resnet(16, 3, 10) == 269_722
+    assert projecting(64, 3, 10) == 11_173_962
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -138,7 +151,12 @@ def test_a_residual_block_without_weights_is_its_shortcut() -> None:
         ("cnn", GREY, {"rank": 3}, "'cnn' has no option 'rank'; it takes width"),
         ("mlp", GREY, {"hidden": 0}, "hidden = 0; expected a whole number from 1"),
         ("mlp", GREY, {"hidden": True}, "hidden = True"),
-        ("resnet", GREY, {}, "no model 'resnet'; known are mlp, cnn, resnet20, vgg, vit_tiny and"),
+        (
+            "resnet",
+            GREY,
+            {},
+            "no model 'resnet'; known are mlp, cnn, resnet20, resnet18, vgg, vit_tiny and",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(
