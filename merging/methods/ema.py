@@ -53,7 +53,8 @@ class Ema(Sequential):
         kept = (1.0 - self.rate) ** facts.weight
         # Not lerp: it may fuse a product and a sum, and then the last bits of an element
         # depend on its place in the block.
-        return {"average": state["average"] * kept + block * (1.0 - kept)}
+        average = state["average"] * kept
+        return {"average": average.add_(block * (1.0 - kept))}
 
     def result(self, name: str, state: Mapping[str, Tensor], totals: Totals) -> Tensor:
         """The average."""
