@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from torch import Tensor
+
 from weft.merging.errors import BadOption, CannotMerge
 
 
@@ -124,6 +126,10 @@ class Facts:
     def __post_init__(self) -> None:
         if not math.isfinite(self.weight):
             raise BadOption(f"{self.contribution}: weight {self.weight} is not a finite number")
+
+    def weighted(self, block: Tensor) -> Tensor:
+        """W D; the block itself, not a copy, where w is 1: not to be written to."""
+        return block if self.weight == 1 else block * self.weight
 
 
 def missing(facts: Facts, name: str, need: Need) -> CannotMerge:

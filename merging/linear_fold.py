@@ -58,7 +58,7 @@ class LinearFold(Fold):
         """The linear weight's own, or w D."""
         if is_linear(name, tuple(block.shape), self.tables):
             return self.lift_linear(block, facts.weight)
-        return {"sum": block * facts.weight}
+        return {"sum": facts.weighted(block)}
 
     def finish(
         self, name: str, state: Mapping[str, Tensor], totals: Totals, base: Tensor | None

@@ -52,7 +52,7 @@ class Consensus(Fold):
         self, name: str, block: Tensor, facts: Facts, previous: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor]:
         """W D; then 1 where it is wanted."""
-        weighted = block if facts.weight == 1 else block * facts.weight
+        weighted = facts.weighted(block)
         if previous:
             return {"wanted": wanted(weighted, previous["sum"], self.share)}
         return {"sum": weighted}

@@ -56,7 +56,7 @@ class ContinualTies(Sequential):
     ) -> dict[str, Tensor]:
         """What agrees, added; raises NonFinite where the newcomer is not finite."""
         require_finite(name, [block], [facts])
-        merged, delta = state["merged"], block * facts.weight
+        merged, delta = state["merged"], facts.weighted(block)
         if bool(state["count"] > 0):
             delta = _agreeing(self._trimmed(merged), self._trimmed(delta))
         return {"merged": merged + self.scale * delta, "count": state["count"] + 1}
@@ -66,11 +66,11 @@ class ContinualTies(Sequential):
         return state["merged"]
 
     def _trimmed(self, delta: Tensor) -> Tensor:
-        sizes = delta.abs().flatten()
-        rank = len(sizes) - math.floor(self.density * len(sizes))
+        sizes = delta.abs()
+        rank = sizes.numel() - math.floor(self.density * sizes.numel())
         if rank == 0:
             return delta
-        return torch.where(delta.abs() >= sizes.kthvalue(rank).values, delta, 0.0)
+        return torch.where(sizes >= sizes.flatten().kthvalue(rank).values, delta, 0.0)
 
 
 def _agreeing(one: Tensor, two: Tensor) -> Tensor:

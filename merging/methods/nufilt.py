@@ -75,7 +75,7 @@ class Nufilt(Sequential):
     ) -> dict[str, Tensor]:
         """What passes the filter, added; raises NonFinite where the newcomer is not finite."""
         require_finite(name, [block], [facts])
-        merged, delta = state["sum"], block * facts.weight
+        merged, delta = state["sum"], facts.weighted(block)
         if is_linear(name, tuple(block.shape), self.tables):
             if bool(merged.any()) and bool(delta.any()):
                 delta = self._filtered(name, merged, delta)

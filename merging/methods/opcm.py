@@ -73,7 +73,7 @@ class Opcm(Sequential):
     ) -> dict[str, Tensor]:
         """What is left of the newcomer, added; raises NonFinite where it is not finite."""
         require_finite(name, [block], [facts])
-        total, delta = state["sum"], block * facts.weight
+        total, delta = state["sum"], facts.weighted(block)
         if is_linear(name, tuple(block.shape), self.tables) and bool(total.any()):
             delta = self.project(total, delta)
         return {"sum": total + delta}
@@ -99,7 +99,7 @@ class Opcm(Sequential):
         else:
             left = anchor @ (right / values) if left is None else left
             removed = self._removed(left, delta, right, block)
-        kept = delta - removed
+        kept = torch.sub(delta, removed, out=removed)
         if self.projection == "rows_and_columns":
             across = right[:, :block]
             kept -= (delta @ across) @ across.T

@@ -39,7 +39,7 @@ class TaskArithmetic(Fold):
         self, name: str, block: Tensor, facts: Facts, previous: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor]:
         """W D."""
-        return {"sum": block if facts.weight == 1 else block * facts.weight}
+        return {"sum": facts.weighted(block)}
 
     def finish(
         self, name: str, state: Mapping[str, Tensor], totals: Totals, base: Tensor | None

@@ -75,9 +75,8 @@ class States:
         with one_thread(), sink, _opened(self._store, before) as old:
             jobs = (Job(partial(self._moved, spec, old, steps), self._cost(spec)) for spec in self)
             with closing(self._workers.ordered(jobs)) as results:
-                for spec, tensors in zip(self, results, strict=True):
-                    for name, value in sorted(tensors.items()):
-                        sink.write(f"{self._keys[spec.name]}/{name}", value)
+                for spec in self:
+                    self._write(sink, spec, next(results))  # nothing holds it afterwards
         return sink.digest
 
     def __iter__(self) -> Iterator[TensorSpec]:
@@ -115,6 +114,10 @@ class States:
                 change = state.add if comes else state.remove
                 change(arrival.task_vector(spec), arrival.facts(spec))
         return state.to_tensors()
+
+    def _write(self, sink: ArtifactSink, spec: TensorSpec, tensors: dict[str, Tensor]) -> None:
+        for name, value in sorted(tensors.items()):
+            sink.write(f"{self._keys[spec.name]}/{name}", value)
 
     def _schema(self) -> Schema:
         found = []

@@ -93,7 +93,14 @@ def large(streams: Streams) -> list[Path]:
 
 @pytest.mark.parametrize(
     "method",
-    ["mean", "ema", *(pytest.param(name, marks=pytest.mark.faults) for name in ("ties", "magmax"))],
+    [
+        "mean",
+        "opcm",
+        *(
+            pytest.param(name, marks=pytest.mark.faults)
+            for name in ("ema", "ties", "magmax", "nufilt")
+        ),
+    ],
 )
 def test_six_times_the_largest_state(method: str, streams: Streams, large: list[Path]) -> None:
     state = kept_bytes(registry.create(method), "a.w", (ROWS, COLUMNS), Precision.EXACT)
