@@ -21,7 +21,7 @@ MIB = 2**20
 SHARE = 6
 """Times the state of the largest tensor, at most."""
 
-START_UP = 32 * MIB
+START_UP = 48 * MIB
 """What a stream of small tensors takes as well: blocks on their way through a codec, pages
 of libraries that are touched for the first time, freed buffers."""
 
