@@ -102,6 +102,7 @@ def test_rows_outlive_the_workers() -> None:
 
 
 def test_a_killed_worker_ends_the_study_and_names_its_nodes() -> None:
+    local_crew(OPTIONS, workers=1).close()  # Python's own processes, if no test was before
     before = set(psutil.Process().children(recursive=True))
     crew = local_crew(TaskOptions(nodes=4, steps=5000, model="cnn"), workers=2)
     victim = crew._members[1]._process.pid
