@@ -19,7 +19,7 @@ from weft.merging.alignment.activations import matched
 from weft.merging.alignment.groups import Groups
 from weft.merging.alignment.observation import observed
 from weft.merging.alignment.overrides import Overrides, overridden_groups
-from weft.merging.alignment.permutations import Permutation, moved_share
+from weft.merging.alignment.permutations import Permutation
 from weft.merging.alignment.tracing import trace
 from weft.merging.alignment.weights import match_weights
 from weft.node.calibration import arguments_of
@@ -92,7 +92,7 @@ class Matcher:
                     moved.append(None)
                     continue
                 _write(found, model, out)
-                moved.append(_moved(found))
+                moved.append(found.moved)
             return moved
 
     def _orders(
@@ -153,12 +153,6 @@ def _fits(found: Arguments, first: Arguments) -> bool:
 
 def _joined(one: Tensor, other: Tensor) -> Tensor:
     return torch.cat([one, other])
-
-
-def _moved(permutation: Permutation) -> float:
-    orders = permutation.orders.values()
-    units = sum(order.numel() for order in orders)
-    return sum(moved_share(order) * order.numel() for order in orders) / units if units else 0.0
 
 
 def _write(permutation: Permutation, reader: TensorReader, out: Path) -> None:

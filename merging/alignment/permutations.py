@@ -35,6 +35,13 @@ class Permutation:
         """Everything where it is."""
         return cls(groups, {group: unmoved(group) for group in groups.groups})
 
+    @property
+    def moved(self) -> float:
+        """Which share of all units that can move did."""
+        units = sum(group.units for group in self.groups.groups)
+        moved = sum(group.units * _moved_share(order) for group, order in self.orders.items())
+        return moved / units if units else 0.0
+
     def with_orders(self, orders: Mapping[Group, Order]) -> "Permutation":
         """The same but for some groups."""
         return Permutation(self.groups, {**self.orders, **orders})
@@ -76,7 +83,7 @@ def unmoved(group: Group) -> Order:
     return torch.arange(group.size).expand(*group.orders, group.size).clone()
 
 
-def moved_share(order: Order) -> float:
+def _moved_share(order: Order) -> float:
     """Which part of the units changed its place."""
     return (order != torch.arange(order.shape[-1])).double().mean().item()
 

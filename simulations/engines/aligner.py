@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from weft.merging.alignment.activations import match_neighbours
 from weft.merging.alignment.groups import Groups, groups_of
-from weft.merging.alignment.permutations import Permutation, moved_share
+from weft.merging.alignment.permutations import Permutation
 from weft.merging.alignment.tracing import Traced, trace
 from weft.merging.alignment.weights import match_weights
+from weft.node.calibration import arguments_of
 from weft.node.trainer import Batch, Calibrates, Trainer
 from weft.simulations.engines.fleet import Fleet, Layout, parameters_of, statistics_of
 from weft.simulations.errors import BadModel
@@ -113,7 +114,7 @@ class Aligner:
             if node in orders:
                 row = row[places(orders[node], self._parameters).to(row.device)]
             total += weight * row.double()
-        moved = sum(share_moved(order) for order in orders.values())
+        moved = sum(order.moved for order in orders.values())
         return total.to(self._fleet.parameters.dtype), moved
 
     def _matched(self, merge: Merge, others: Sequence[int]) -> dict[int, Permutation]:
@@ -189,10 +190,9 @@ def examples(trainer: Trainer, most: int) -> Arguments:
 
 
 def arguments(batch: Batch) -> Arguments:
-    """A batch of any of the three forms, as `weft.node.calibration.call` calls a model with it."""
-    if isinstance(batch, Mapping):
-        return dict(batch)
-    return {POSITION: batch if isinstance(batch, Tensor) else batch[0]}
+    """A batch of any of the three forms; raises BadBatch where it is none of them."""
+    inputs, keywords = arguments_of(batch, torch.device("cpu"))
+    return {POSITION: inputs[0]} if inputs else dict(keywords)
 
 
 def joined(parts: Sequence[Arguments]) -> Arguments:
@@ -217,13 +217,6 @@ def places(permutation: Permutation, layout: Layout) -> Tensor:
     """(P,) int64: from where in a row each element of the permuted row comes."""
     moved = permutation.applied(layout.views(torch.arange(layout.size)))
     return torch.cat([moved[name].reshape(-1) for name in layout.names])
-
-
-def share_moved(permutation: Permutation) -> float:
-    """Which share of all units that can move did."""
-    units = sum(group.units for group in permutation.groups.groups)
-    moved = sum(group.units * moved_share(order) for group, order in permutation.orders.items())
-    return moved / units if units else 0.0
 
 
 def _count(whole: Arguments) -> int:
