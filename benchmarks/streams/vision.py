@@ -3,7 +3,7 @@
 A stem of two convolutions, then blocks of the kind of ConvNeXt (Liu et al. 2022,
 arXiv:2201.03545, section 2.6). It is pre-trained on one pack; the stem then stays as it is,
 and the blocks are what is fine-tuned and merged. A vision transformer of this size learns too
-little from so few images: fine-tuned from it, experts shared nothing that a merge could keep.
+little from so few images: of what its experts gained, a merge kept a third.
 """
 
 from collections.abc import Sequence
